@@ -1,0 +1,25 @@
+//! zeolite: a drop-in replacement for `runzeo`, the ZEO storage server of ZODB.
+//!
+//! # Layout, in the order in which a request meets it
+//!
+//! - [`ids`]: object and transaction ids, and what a transaction id says of time
+//! - [`wire`]: bytes to frame to message and back; no sockets, no storage
+//! - [`server`]: one client's conversation, and what all clients of a storage share
+//! - [`storage`]: one trait, and the storages behind it
+//! - [`pickle`]: Python's pickles as plain values, never as objects
+//! - [`config`]: `zeo.conf` and the command line
+//! - [`logging`]: log lines as Python's logging would write them
+//! - [`admin`]: one file for each command
+//!
+//! Dependencies point one way: `ids <- pickle <- wire <- server`, `ids, pickle <- storage <- server`,
+//! `server, config, logging <- admin`; `tests/layers.rs` holds them to it.
+
+pub mod admin;
+pub mod config;
+pub mod ids;
+pub mod logging;
+pub mod pickle;
+pub mod server;
+pub mod storage;
+pub mod sync;
+pub mod wire;
