@@ -132,7 +132,7 @@ pub fn dropped_at_every_step_leaves_no_trace(t: &mut Bench) {
         }
         if steps >= 3 {
             commit
-                .store(OTHER, Tid::ZERO, &[b'n'; 100_000])
+                .store(OTHER, Tid::ZERO, &vec![b'n'; 100_000])
                 .expect("store");
         }
         if steps >= 4 {
@@ -268,7 +268,7 @@ pub fn empty_transactions_count(t: &mut Bench) {
 
 /// Any bytes, up to the longest that the format of a file can hold.
 pub fn metadata_is_kept(t: &mut Bench) {
-    let longest = [0xff; 65_535];
+    let longest = vec![0xff; 65_535];
     // An extension is a pickle of a dict; this one has a single long value of bytes.
     let mut extension = b"}(U\x01aB\xf3\xff\x00\x00".to_vec();
     extension.resize(65_533, b'e');
@@ -296,7 +296,7 @@ pub fn metadata_is_kept(t: &mut Bench) {
 
 /// A storage may refuse what its format cannot hold, but not shorten it.
 pub fn metadata_too_long_is_never_cut(t: &mut Bench) {
-    let too_long = [b'x'; 65_536];
+    let too_long = vec![b'x'; 65_536];
     let first = t.store(ROOT, Tid::ZERO, b"first");
     for begin in [
         told(&too_long, b"", b""),

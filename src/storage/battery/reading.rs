@@ -142,7 +142,7 @@ pub fn counts_and_sizes(t: &mut Bench) {
 pub fn records_come_back_as_they_were(t: &mut Bench) {
     let every_byte: Vec<u8> = (0..=255).collect();
     let long = every_byte.repeat(5000);
-    let records = [b"x".as_slice(), &every_byte, &[0; 70_000], &long];
+    let records = [b"x".as_slice(), &every_byte, &vec![0; 70_000], &long];
     let tid = t.commit(|commit| {
         let mut oids = (0..).map(Oid);
         records
