@@ -13,6 +13,8 @@
 //!   every further write until it is opened again: what reached the disk is unknown.
 //! - Dropping a [`Commit`] aborts it, and leaves no trace.
 
+#[cfg(test)]
+pub mod battery;
 mod error;
 pub mod file;
 pub mod mapping;
