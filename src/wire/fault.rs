@@ -90,8 +90,6 @@ pub enum Fault {
     StorageServer(String),
     /// An operation that this storage has not.
     Unsupported(String),
-    /// A login that failed or is missing.
-    Auth(String),
     /// `KeyError`, with the key.
     Key(Value),
     /// `ValueError`
@@ -142,7 +140,6 @@ impl Fault {
             Self::Corrupted(_) => "ZODB.FileStorage.format.CorruptedError",
             Self::StorageServer(_) => "ZEO.StorageServer.StorageServerError",
             Self::Unsupported(_) => "ZODB.POSException.Unsupported",
-            Self::Auth(_) => "ZEO.Exceptions.AuthError",
             Self::Key(_) => "builtins.KeyError",
             Self::Value(_) => "builtins.ValueError",
             Self::Type(_) => "builtins.TypeError",
@@ -187,7 +184,6 @@ impl Fault {
             | Self::Corrupted(text)
             | Self::StorageServer(text)
             | Self::Unsupported(text)
-            | Self::Auth(text)
             | Self::Value(text)
             | Self::Type(text)
             | Self::Attribute(text)
