@@ -112,8 +112,8 @@ impl FileCommit {
         Ok(self.view.head(position, oid, &mut buffer)?.header.tid)
     }
 
-    /// Appends a record: its data, or a back pointer.
-    pub(super) fn append(&mut self, oid: Oid, tid: Tid, previous: u64, state: &NewState<'_>) -> Result<()> {
+    /// Appends a record: its data, or a back pointer. Answers its position.
+    pub(super) fn append(&mut self, oid: Oid, tid: Tid, previous: u64, state: &NewState<'_>) -> Result<u64> {
         let position = self.next_position();
         let data_len = match state {
             NewState::Data(data) => data.len() as u64,
@@ -129,8 +129,14 @@ impl FileCommit {
             NewState::Back(back) => self.records.append(&back.to_be_bytes()),
         };
         appended.map_err(|source| self.spool_error(source))?;
+        Ok(position)
+    }
+
+    /// Appends a record and makes it the object's current one in this transaction.
+    fn append_current(&mut self, oid: Oid, tid: Tid, previous: u64, state: &NewState<'_>) -> Result<u64> {
+        let position = self.append(oid, tid, previous, state)?;
         self.positions.insert(oid, position);
-        Ok(())
+        Ok(position)
     }
 
     /// The state of a record of this transaction, by its position.
@@ -255,8 +261,7 @@ impl Commit for FileCommit {
                 return Err(StorageError::Conflict { oid, committed, read: serial, class_name });
             }
         }
-        let position = self.next_position();
-        self.append(oid, self.tid, previous, &NewState::Data(data))?;
+        let position = self.append_current(oid, self.tid, previous, &NewState::Data(data))?;
         self.check_quota(position)
     }
 
@@ -275,7 +280,7 @@ impl Commit for FileCommit {
             Some(data) if back == 0 => NewState::Data(data),
             _ => NewState::Back(back),
         };
-        self.append(oid, serial, previous, &state)
+        self.append_current(oid, serial, previous, &state).map(drop)
     }
 
     fn delete(&mut self, oid: Oid, serial: Tid) -> Result<()> {
@@ -288,8 +293,7 @@ impl Commit for FileCommit {
         if committed != serial {
             return Err(StorageError::Conflict { oid, committed, read: serial, class_name: None });
         }
-        let position = self.next_position();
-        self.append(oid, self.tid, previous, &NewState::Back(0))?;
+        let position = self.append_current(oid, self.tid, previous, &NewState::Back(0))?;
         self.check_quota(position)
     }
 

@@ -172,7 +172,6 @@ impl Entry {
         Self(u64::from(suffix) << POSITION_BITS | position & (POSITION_LIMIT - 1))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "sixteen bits are left after the shift")]
     fn suffix(self) -> u16 {
         (self.0 >> POSITION_BITS) as u16
     }

@@ -15,7 +15,8 @@ use std::path::Path;
 use tracing::warn;
 
 use super::format::{
-    DataHeader, FIRST_TRANSACTION, POSITION_LIMIT, STATUS_COMMITTED, STATUS_PACKED, STATUS_UNDONE, TransactionHeader,
+    DataHeader, FIRST_TRANSACTION, POSITION_LIMIT, STATUS_COMMITTED, STATUS_PACKED, STATUS_UNDONE, TRAILER_LEN,
+    TransactionHeader,
 };
 use super::index::Index;
 use super::io::{Window, replace_durably, with_suffix};
@@ -46,7 +47,13 @@ pub(super) enum IndexFileError {
 }
 
 /// Writes the index of a data file.
+///
+/// But not that of a file which has transactions and no object: Python looks for the newest record, runs
+/// past the beginning of the file, and cannot open it.
 pub(super) fn save(data_file: &Path, index: &Index, end: u64) -> Result<()> {
+    if index.len() == 0 && end >= SMALLEST_END {
+        return Ok(());
+    }
     let path = with_suffix(data_file, ".index");
     let temporary = with_suffix(&path, ".index_tmp");
     replace_durably(&path, &temporary, |file| write(file, index, end))
@@ -84,11 +91,11 @@ pub(super) fn newest_tid_if_sane(saved: &Saved, view: &View) -> Result<Option<Ti
     let mut newest = None;
     let mut end = view.end;
     loop {
-        let trailer = end - 8;
-        let len = view.file.read_u64_at(trailer)?;
-        let Some(start) = trailer.checked_sub(len).filter(|&start| start >= FIRST_TRANSACTION) else {
+        if end <= FIRST_TRANSACTION {
             return Ok(None);
-        };
+        }
+        let start = view.transaction_before(end)?;
+        let (trailer, len) = (end - TRAILER_LEN, end - TRAILER_LEN - start);
         let header = TransactionHeader::parse(window.bytes(start, TransactionHeader::SIZE)?);
         let Some(header) = header.filter(|header| header.len == len && len >= TransactionHeader::SIZE) else {
             return Ok(None);
@@ -144,13 +151,12 @@ fn write(out: &mut dyn Write, index: &Index, end: u64) -> io::Result<()> {
         }
         out.write_all(&[PROTO, 3, SHORT_BINBYTES, 6])?;
         out.write_all(&low_bytes(prefix))?;
-        match u8::try_from(bucket.len()) {
-            Ok(len) => out.write_all(&[SHORT_BINBYTES, len])?,
-            Err(_) => {
-                let len = u32::try_from(bucket.len()).map_err(io::Error::other)?;
-                out.write_all(&[BINBYTES])?;
-                out.write_all(&len.to_le_bytes())?;
-            }
+        if let Ok(len) = u8::try_from(bucket.len()) {
+            out.write_all(&[SHORT_BINBYTES, len])?;
+        } else {
+            let len = u32::try_from(bucket.len()).map_err(io::Error::other)?;
+            out.write_all(&[BINBYTES])?;
+            out.write_all(&len.to_le_bytes())?;
         }
         out.write_all(&bucket)?;
         out.write_all(&[TUPLE2, STOP])?;
@@ -221,8 +227,8 @@ pub(super) fn read_bucket(index: &mut Index, end: u64, prefix: &[u8], bucket: &[
     Ok(())
 }
 
-fn number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+fn number(low: [u8; 6]) -> u64 {
+    low.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte))
 }
 
 /// One of the pickles of an index file.

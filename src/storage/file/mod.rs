@@ -1,4 +1,4 @@
-//! FileStorage: a database in one file, `Data.fs`, to which transactions are appended.
+//! `FileStorage`: a database in one file, `Data.fs`, to which transactions are appended.
 //!
 //! The file and those beside it are the original's, byte for byte; either server opens what the other
 //! left. In the order in which they come into play:
@@ -53,6 +53,7 @@ use crate::sync::{Mutex, RwLock};
 
 /// How to open a data file.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "the keys of the original's configuration")]
 pub struct Options {
     /// The data file.
     pub path: PathBuf,

@@ -5,7 +5,7 @@
 //! decides, not equal history. Merging later changes needs conflict resolution, which is not part of
 //! this module: such an object fails, with the original's words.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -35,21 +35,26 @@ impl FileCommit {
         let mut position = start + header.full_len();
         // In the order in which the objects first come, as the original answers them.
         let mut undone = Vec::new();
-        let mut seen = HashSet::new();
+        // An object may come twice. The second record must not meet what this undo wrote for the first.
+        let mut positions = BTreeMap::new();
         let mut failures = BTreeMap::new();
         while position < end {
             let (record, next) = data_header_within(&mut window, position, start, end)?;
             // A later record of the same object may succeed where an earlier one failed.
             failures.remove(&record.oid);
             match self.undo_record(position, &record) {
-                Ok(()) if seen.insert(record.oid) => undone.push(record.oid),
-                Ok(()) => {}
+                Ok(undo) => {
+                    if positions.insert(record.oid, undo).is_none() {
+                        undone.push(record.oid);
+                    }
+                }
                 Err(StorageError::Undo(failure)) => drop(failures.insert(record.oid, (position, failure))),
                 Err(error) => return Err(error),
             }
             position = next;
         }
         if failures.is_empty() {
+            self.positions.extend(positions);
             return Ok(undone);
         }
         let mut failures: Vec<_> = failures.into_values().collect();
@@ -57,7 +62,8 @@ impl FileCommit {
         Err(StorageError::MultipleUndo(failures.into_iter().map(|(_, failure)| failure).collect()))
     }
 
-    fn undo_record(&mut self, position: u64, undone: &DataHeader) -> Result<()> {
+    /// Writes what takes back one record; answers where.
+    fn undo_record(&mut self, position: u64, undone: &DataHeader) -> Result<u64> {
         let oid = undone.oid;
         let committed = self.committed_position(oid)?;
         let current = self.positions.get(&oid).copied();
@@ -66,6 +72,8 @@ impl FileCommit {
             if source != position && !self.is_same(oid, position, source, data)? {
                 let reason = if undone.previous == 0 {
                     "Can't undo an add transaction followed by conflicting transactions."
+                } else if self.view.data_at(undone.previous, oid)?.is_none() {
+                    "_loadBack() failed"
                 } else {
                     "Some data were modified by a later transaction"
                 };
