@@ -52,6 +52,7 @@ macro_rules! battery {
             dropped_at_every_step_leaves_no_trace,
             a_failed_step_leaves_no_trace,
             one_transaction_at_a_time,
+            steps_have_an_order,
             publish_is_the_moment,
             empty_transactions_count,
             metadata_is_kept,
