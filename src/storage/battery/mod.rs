@@ -106,6 +106,7 @@ macro_rules! battery {
             can_restore,
             copies_without_asking,
             points_back_where_it_can,
+            an_unknown_transaction_is_no_obstacle,
             restores_a_deletion,
         ]);
     };
