@@ -5,6 +5,7 @@ Knows nothing about which result was expected. ZEO decides on the encoding when 
 imported, so one worker serves one encoding, given by ZEO_MSGPACK in the environment.
 """
 import argparse
+import contextlib
 import json
 import os
 import selectors
@@ -31,6 +32,8 @@ def main():
     # The reports own standard output; whatever the tests' modules print goes to standard error.
     reports = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    # So that an ended run takes its tests and their servers with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     subject.install()
     from collect import collect
 
@@ -48,18 +51,23 @@ def run_all(chosen, jobs, time_limit_s):
     waiting = list(reversed(chosen))
     selector = selectors.DefaultSelector()
     running = set()
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            child = Child(waiting.pop(), time_limit_s)
-            selector.register(child.pidfd, selectors.EVENT_READ, child)
-            running.add(child)
-        next_deadline = min(child.deadline for child in running)
-        ended = {key.data for key, _ in selector.select(max(0, next_deadline - time.monotonic()))}
-        late = {child for child in running - ended if child.deadline <= time.monotonic()}
-        for child in ended | late:
-            selector.unregister(child.pidfd)
-            running.remove(child)
-            yield child.finish(timed_out=child in late)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                child = Child(waiting.pop(), time_limit_s)
+                selector.register(child.pidfd, selectors.EVENT_READ, child)
+                running.add(child)
+            next_deadline = min(child.deadline for child in running)
+            patience_s = max(0, next_deadline - time.monotonic())
+            ended = {key.data for key, _ in selector.select(patience_s)}
+            late = {child for child in running - ended if child.deadline <= time.monotonic()}
+            for child in ended | late:
+                selector.unregister(child.pidfd)
+                running.remove(child)
+                yield child.finish(timed_out=child in late)
+    finally:
+        for child in running:
+            child.finish(timed_out=True)
 
 
 class Child:
@@ -81,7 +89,8 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         # Not reaped yet, so the group's number cannot belong to anybody else.
-        os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # killed before it had its own group
+            os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         report = {"id": self.item.id, "seconds": round(time.monotonic() - self.started, 2)}
@@ -108,6 +117,7 @@ def _run_in_child(item, directory):
     status = 1
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         output = os.open(directory / "test.out", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
