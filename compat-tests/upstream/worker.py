@@ -17,9 +17,11 @@ import time
 import unittest
 from pathlib import Path
 
-import subject
+import external
 
 OUTPUT_TAIL_CHARS = 6000
+# A panic in one connection's task leaves a Rust server running and the test none the wiser.
+PANIC = "panicked at"
 
 
 def main():
@@ -34,7 +36,7 @@ def main():
     os.dup2(2, 1)
     # So that an ended run takes its tests and their servers with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    subject.install()
+    external.install()
     from collect import collect
 
     tests = collect()
@@ -99,6 +101,8 @@ class Child:
         except FileNotFoundError:
             why = "time limit reached" if timed_out else "test process died"
             report.update(outcome="failed", details=why)
+        if report["outcome"] == "passed" and PANIC in self._outputs():
+            report.update(outcome="failed", details="the test passed, but the server panicked")
         if report["outcome"] == "failed":
             report["details"] += self._outputs()
         shutil.rmtree(self.directory, ignore_errors=True)

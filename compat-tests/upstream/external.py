@@ -87,13 +87,14 @@ def start_zeo_server(
     conf = _zeo_section(zeo_conf, port, log) + "\n" + _storage_section(storage_conf, path, blob_dir)
     if show_config:
         print(conf)
+    directory = Path.cwd()
     server = ExternalServer(conf)
     address = server.wait_until_listening(start_timeout)
 
     def stop(stop_timeout=STOP_TIMEOUT_S):
         server.stop(stop_timeout)
         if not keep:
-            _remove_filestorages(conf)
+            _remove_filestorages(conf, directory)
 
     return address, stop
 
@@ -198,11 +199,11 @@ def _storage_section(storage_conf, path, blob_dir):
     return conf
 
 
-def _remove_filestorages(conf):
+def _remove_filestorages(conf, directory):
     for section in re.findall(r"<filestorage\b[^>]*>(.*?)</filestorage>", conf, re.S):
         path = re.search(r"^\s*path\s+(\S+)", section, re.M).group(1)
         for suffix in FILESTORAGE_SUFFIXES:
-            Path(path + suffix).unlink(missing_ok=True)
+            (directory / (path + suffix)).unlink(missing_ok=True)
 
 
 def _socket_inodes(pid):
