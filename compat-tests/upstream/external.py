@@ -1,7 +1,8 @@
 """The server under test: an external program behind ZEO's own `start_zeo_server`.
 
-Owns how that program is found, started, found listening and stopped. Must never run a
-storage server inside the test process: a test that only works with one is excluded.
+Owns how that program is found, started, found listening and stopped. Must never run a storage
+server inside the test process: a test that only works with one is excluded. Linux only: whether and
+where the server listens is read from /proc.
 """
 import os
 import re

@@ -124,35 +124,39 @@ def judge(name, runs, expectations, options):
     if name == "runzeo":
         must_pass |= set(expectations.reasons)
     totals = Counter()
-    unexpected = set()
     for encoding, reports in runs.items():
         for test, report in sorted(reports.items()):
-            if test not in must_pass:
-                totals["excluded"] += 1
-                continue
             # A test that must pass and skips itself has stopped testing.
             if report["outcome"] == "passed":
-                totals["passed"] += 1
-            else:
+                totals["passed"] += test in must_pass
+            elif test in must_pass:
                 totals["failed"] += 1
                 print(f"\nFAILED {encoding} {test}\n{report['details'][:DETAILS_CHARS]}")
-        totals["excluded"] += len(set(expectations.reasons) - set(reports))
-    for test in set.intersection(*(set(reports) for reports in runs.values())) - must_pass:
-        if all(reports[test]["outcome"] == "passed" for reports in runs.values()):
-            unexpected.add(test)
+        totals["skipped"] += len(set(expectations.reasons) - (set(reports) & must_pass))
 
     print()
     for reason, count in sorted(Counter(expectations.reasons.values()).items()):
         print(f"excluded: {count:4} {reason}")
-    for test in sorted(unexpected):
+    surplus = passed_in_all(runs) - must_pass
+    for test in sorted(surplus):
         print(f"passes although excluded ({expectations.reasons[test]}): {test}")
-    if unexpected and options.update:
-        expectations.add_passes(unexpected)
-        print(f"{len(unexpected)} tests moved to passing.txt")
-    elif unexpected and options.ratchet:
-        totals["failed"] += len(unexpected)
-    print("{passed} passed, {failed} failed, {excluded} skipped".format_map(totals))
+    if surplus and options.update:
+        expectations.add_passes(surplus)
+        print(f"{len(surplus)} tests moved to passing.txt")
+    elif options.ratchet:
+        totals["failed"] += len(surplus)
+    print("{passed} passed, {failed} failed, {skipped} skipped".format_map(totals))
     return 1 if totals["failed"] or not totals["passed"] else 0
+
+
+def passed_in_all(runs):
+    """The tests that passed with every encoding that ran."""
+    return set.intersection(
+        *(
+            {test for test, report in reports.items() if report["outcome"] == "passed"}
+            for reports in runs.values()
+        )
+    )
 
 
 def environment(encoding):
