@@ -1,0 +1,67 @@
+"""Runs inside a client environment: real ZEO and ZODB, remote-controlled through stdin and stdout.
+
+Requests are pickles of (function, arguments, keywords), replies of (True, result) or (False, error). The
+functions are those of scenarios.py and its siblings, called with the one `Client` of this process.
+"""
+
+import importlib
+import logging
+import os
+import pickle
+import sys
+
+
+class Client:
+    """What the scenarios of one test share: storages, databases, connections, by names they choose."""
+
+    def __init__(self):
+        self.storage = None
+        self.db = None
+        self.objects = {}
+
+    def close(self):
+        import transaction
+
+        transaction.abort()
+        if self.db is not None:
+            self.db.close()
+        elif self.storage is not None:
+            self.storage.close()
+        self.__init__()
+
+
+def describe(error):
+    """An exception as plain values: class name, text, attributes that survive pickling."""
+    attributes = {}
+    for key, value in vars(error).items():
+        if isinstance(value, (bytes, str, int, float, tuple, type(None))):
+            attributes[key] = value
+    class_name = f"{type(error).__module__}.{type(error).__name__}"
+    args = tuple(a if isinstance(a, (bytes, str, int, float, tuple, dict, list)) else repr(a) for a in error.args)
+    return class_name, str(error), args, attributes
+
+
+def main():
+    requests = sys.stdin.buffer
+    # Whatever else prints goes to stderr: stdout carries the replies.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    client = Client()
+    while True:
+        try:
+            target, args, kwargs = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            module, name = target.rsplit(".", 1)
+            reply = True, getattr(importlib.import_module(module), name)(client, *args, **kwargs)
+        except Exception as error:
+            logging.exception("%s failed", target)
+            reply = False, describe(error)
+        pickle.dump(reply, replies)
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()
