@@ -4,7 +4,7 @@
   For tests that keep to objects of their own.
 - `make_server`: servers of one's own, configured at will; restarted, killed.
 - `encoding`: pickle or msgpack, a parameter of every test that talks to `server`.
-- `raw`: opens raw clients on `server`. `clients`: opens real clients, a parameter over generations.
+- `raw`: opens raw clients. `clients`: opens real clients, by default on `server`; a parameter over generations.
 
 After each test the log of every server it had is scanned.
 """
@@ -108,14 +108,14 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-def raw(request: pytest.FixtureRequest) -> Iterator[Callable[..., RawClient]]:
-    """Opens registered raw clients on `server`, or on the server given first."""
+def raw() -> Iterator[Callable[..., RawClient]]:
+    """Opens registered raw clients."""
     opened: list[RawClient] = []
 
     def open_client(
-        server: Server | None = None, *, storage: str = "1", read_only: bool = False, register: bool = True
+        server: Server, *, storage: str = "1", read_only: bool = False, register: bool = True
     ) -> RawClient:
-        client = RawClient((server or request.getfixturevalue("server")).address)
+        client = RawClient(server.address)
         opened.append(client)
         if register:
             client.register(storage, read_only)

@@ -14,6 +14,12 @@ _SERIOUS = {"WARN", "WARNING", "ERROR", "CRITICAL"}
 _PYTHON_NOISE = [
     # Its loop waits one second for asyncio to close the listener, and with uvloop and open clients it never does.
     r"Timed out closing asyncio.Server",
+    # SIGTERM while a connection is being lost: the handler's SystemExit ends up in a callback.
+    r"SystemExit",
+    # A client closed with something unread in its socket: every test client may.
+    r"Disconnected (ConnectionResetError|BrokenPipeError)",
+    # A connection that it closed itself stays registered, and is sent invalidations.
+    r"the handler is closed",
 ]
 
 
@@ -59,6 +65,8 @@ class ServerLog:
         for line in self.text(mark).splitlines():
             if header := _HEADER.match(line):
                 records.append(Record(header["level"], f"{header['logger']} {header['message']}"))
+            elif line == "------":
+                continue
             elif records:
                 records[-1].text += "\n" + line
             else:
