@@ -30,15 +30,26 @@ class Client:
         self.__init__()
 
 
+def plain(value):
+    """A value that the test process can unpickle."""
+    if isinstance(value, (bytes, str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (tuple, list)):
+        return type(value)(plain(v) for v in value)
+    if isinstance(value, dict):
+        return {plain(k): plain(v) for k, v in value.items()}
+    return repr(value)
+
+
 def describe(error):
-    """An exception as plain values: class name, text, attributes that survive pickling."""
-    attributes = {}
-    for key, value in vars(error).items():
-        if isinstance(value, (bytes, str, int, float, tuple, type(None))):
-            attributes[key] = value
+    """An exception: class name, text, arguments, attributes."""
     class_name = f"{type(error).__module__}.{type(error).__name__}"
-    args = tuple(a if isinstance(a, (bytes, str, int, float, tuple, dict, list)) else repr(a) for a in error.args)
-    return class_name, str(error), args, attributes
+    try:
+        text = str(error)
+    except Exception as second:
+        # MultipleUndoErrors that came by msgpack cannot be formatted.
+        text = f"str() failed: {second!r}"
+    return class_name, text, plain(error.args), plain(vars(error))
 
 
 def main():

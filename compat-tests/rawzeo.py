@@ -71,10 +71,16 @@ def pickle_message(*message: Any) -> bytes:
     return out.getvalue()
 
 
-class _NoGlobals(zodbpickle.Unpickler):
-    """Replies consist of plain values; a global in one is a bug."""
+class _PlainUnpickler(zodbpickle.Unpickler):
+    """Replies consist of plain values.
+
+    The one exception are errors inside errors (MultipleUndoErrors): those become (class name, state), which
+    is how they travel in msgpack.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "ZODB.POSException":
+            return (lambda class_name, state: (class_name, state)) if name == "_recon" else f"{module}.{name}"
         raise AssertionError(f"the server sent a pickle with the global {module}.{name}")
 
 
@@ -146,7 +152,7 @@ class RawClient:
     def decode(self, body: bytes) -> Message:
         if self.answer[:1] == b"M":
             return Message(*msgpack.unpackb(body, raw=False, use_list=False))
-        return Message(*_NoGlobals(io.BytesIO(body)).load())
+        return Message(*_PlainUnpickler(io.BytesIO(body)).load())
 
     def send(self, msgid: Any, flags: Any, name: str, args: Any) -> None:
         self.send_frame(self.encode(msgid, flags, name, args))

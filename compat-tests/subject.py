@@ -80,7 +80,7 @@ def filestorage(path: Path | str, name: str = "1", **keys: object) -> str:
     return section("filestorage", name, path=path, **keys)
 
 
-def section(kind: str, name: str = "", **keys: object) -> str:
+def section(kind: str, name: str = "", /, **keys: object) -> str:
     """Any ZConfig section; underscores in key names become dashes."""
     lines = [f"<{kind} {name}>" if name else f"<{kind}>"]
     for key, value in keys.items():
