@@ -100,8 +100,8 @@ class RawClient:
     def __init__(self, address: Address, *, answer: bytes | None = None) -> None:
         """Connects and shakes hands; `answer` instead of echoing what the server announced."""
         self.sock = connect(address)
-        self.announced = self.read_frame()
-        self.answer = self.announced if answer is None else answer
+        self.greeting = self.read_frame()
+        self.answer = self.greeting if answer is None else answer
         self.received: list[Message] = []
         self._msgids = itertools.count(1)
         self._txn_ids = itertools.count(1000)
@@ -204,6 +204,15 @@ class RawClient:
     def calls(self, name: str) -> list[Any]:
         """The arguments of every call of `name` received so far."""
         return [m.args for m in self.received if m.name == name]
+
+    def invalidated(self, tid: bytes) -> list[bytes]:
+        """The oids announced for transaction `tid`, as soon as they are."""
+        announced = self.wait_for(lambda m: m.name == "invalidateTransaction" and m.args[0] == tid)
+        return list(announced.args[1])
+
+    def announced(self) -> list[bytes]:
+        """The transactions announced so far."""
+        return [tid for tid, _ in self.calls("invalidateTransaction")]
 
     def sync(self) -> None:
         """A round trip: everything the server sent before it has been received."""

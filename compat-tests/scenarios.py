@@ -9,7 +9,7 @@ def close(client):
     client.close()
 
 
-def open_storage(client, address, **options):
+def open_storage(client, address, /, **options):
     if isinstance(address, list):
         address = [tuple(a) if isinstance(a, list) else a for a in address]
     options.setdefault("wait_timeout", 20)
@@ -17,7 +17,7 @@ def open_storage(client, address, **options):
     client.transactions = {}
 
 
-def open_database(client, address, **options):
+def open_database(client, address, /, **options):
     open_storage(client, address, **options)
     client.db = ZODB.DB(client.storage)
 
@@ -129,3 +129,15 @@ def cached(client, oid):
 
 def cache_tid(client):
     return client.storage._cache.getLastTid()
+
+
+def verify_result(client):
+    """How the last cache verification ended, in the client's own words."""
+    return client.storage._server.client.verify_result
+
+
+def load(client, oid):
+    """The current record as an application's connection gets it: through the cache, at the newest state seen."""
+    from ZODB.utils import maxtid
+
+    return client.storage.loadBefore(oid, maxtid)

@@ -13,7 +13,7 @@ ANNOUNCED = {"pickle": b"Z5", "msgpack": b"M5"}
 
 
 def test_server_announces_its_encoding(server, raw):
-    assert raw(server, register=False).announced == ANNOUNCED[server.encoding]
+    assert raw(server, register=False).greeting == ANNOUNCED[server.encoding]
 
 
 def test_server_speaks_first(server):

@@ -59,8 +59,7 @@ def test_same_oid_twice_in_a_transaction(server, raw):
     assert [e["tid"] for e in client.call("history", oid, 10)] == [tid, first]
     ((_, records),) = transactions(client, tid, tid)
     assert [data for _, _, data, _ in records] == [b"one", b"two"]
-    other.wait_for(lambda m: m.name == "invalidateTransaction" and m.args[0] == tid)
-    assert set(other.calls("invalidateTransaction")[-1][1]) == {oid}
+    assert set(other.invalidated(tid)) == {oid}
 
 
 def test_delete_object(server, raw):
@@ -112,8 +111,7 @@ def test_deletion_is_invalidated(server, raw):
     txn = client.begin()
     client.async_("deleteObject", oid, first, txn)
     tid = client.vote_finish(txn)
-    _, oids = other.wait_for(lambda m: m.name == "invalidateTransaction" and m.args[0] == tid).args
-    assert list(oids) == ([] if differs("deletion-not-invalidated") else [oid])
+    assert other.invalidated(tid) == ([] if differs("deletion-not-invalidated") else [oid])
 
 
 def test_restore_keeps_tid_and_status(make_server, raw):

@@ -108,8 +108,7 @@ def test_undo_restores_the_state_before(server, raw):
     assert list(client.call("vote", txn)) == [oid]
     tid = client.call("tpc_finish", txn)
     assert client.call("loadBefore", oid, MAXTID) == (record(1), tid, None)
-    announced = other.wait_for(lambda m: m.name == "invalidateTransaction" and m.args[0] == tid)
-    assert list(announced.args[1]) == [oid]
+    assert other.invalidated(tid) == [oid]
 
 
 def test_undo_of_undo(server, raw):
