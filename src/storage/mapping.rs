@@ -13,10 +13,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::{
-    Begin, Capabilities, Commit, CurrentRecord, IteratedRecord, Metadata, Publisher, Records,
-    Result, Revision, Storage, StorageError, TransactionSummary, Transactions,
+    Begin, Capabilities, Commit, CurrentRecord, IteratedRecord, Metadata, Publisher, Records, Result, Revision,
+    Storage, StorageError, TransactionSummary, Transactions,
 };
 use crate::ids::{Oid, Tid};
+use crate::pickle::record::class_name;
 use crate::sync::RwLock;
 
 /// What the original adds to the reported size for each object and for each revision.
@@ -54,10 +55,7 @@ struct Transaction {
 impl MappingStorage {
     /// An empty storage.
     pub fn new(name: String) -> Arc<Self> {
-        Arc::new(Self {
-            name,
-            state: RwLock::default(),
-        })
+        Arc::new(Self { name, state: RwLock::default() })
     }
 }
 
@@ -71,10 +69,7 @@ impl Storage for MappingStorage {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            iteration: true,
-            ..Capabilities::default()
-        }
+        Capabilities { iteration: true, ..Capabilities::default() }
     }
 
     fn len(&self) -> u64 {
@@ -96,20 +91,12 @@ impl Storage for MappingStorage {
             return Ok(None);
         };
         let end = revisions.range(before..).next().map(|(&tid, _)| tid);
-        Ok(Some(Revision {
-            data: data.clone(),
-            tid,
-            end,
-        }))
+        Ok(Some(Revision { data: data.clone(), tid, end }))
     }
 
     fn load_serial(&self, oid: Oid, serial: Tid) -> Result<Bytes> {
         let state = self.state.read();
-        state
-            .revisions(oid)?
-            .get(&serial)
-            .cloned()
-            .ok_or(StorageError::NoSuchObject(oid))
+        state.revisions(oid)?.get(&serial).cloned().ok_or(StorageError::NoSuchObject(oid))
     }
 
     fn current_tid(&self, oid: Oid) -> Result<Tid> {
@@ -121,10 +108,7 @@ impl Storage for MappingStorage {
         let revisions = state.revisions(oid)?.iter().rev().take(size);
         let entries = revisions.filter_map(|(tid, data)| {
             let transaction = state.transactions.get(tid)?;
-            Some(TransactionSummary {
-                size: data.len() as u64,
-                ..transaction.summary()
-            })
+            Some(TransactionSummary { size: data.len() as u64, ..transaction.summary() })
         });
         Ok(entries.collect())
     }
@@ -147,11 +131,7 @@ impl Storage for MappingStorage {
         Err(StorageError::Unsupported("undoLog"))
     }
 
-    fn iterate(
-        self: Arc<Self>,
-        start: Option<Tid>,
-        stop: Option<Tid>,
-    ) -> Result<Box<dyn Transactions>> {
+    fn iterate(self: Arc<Self>, start: Option<Tid>, stop: Option<Tid>) -> Result<Box<dyn Transactions>> {
         let state = self.state.read();
         state.opened()?;
         let end = stop.map_or(Bound::Unbounded, Bound::Included);
@@ -160,11 +140,7 @@ impl Storage for MappingStorage {
         let found: Vec<_> = if stop.is_some_and(|stop| stop < start) {
             Vec::new()
         } else {
-            state
-                .transactions
-                .range((Bound::Included(start), end))
-                .map(|(_, txn)| Arc::clone(txn))
-                .collect()
+            state.transactions.range((Bound::Included(start), end)).map(|(_, txn)| Arc::clone(txn)).collect()
         };
         Ok(Box::new(MappingTransactions(found.into_iter())))
     }
@@ -176,9 +152,7 @@ impl Storage for MappingStorage {
         let last = u64::try_from(count)
             .ok()
             .and_then(|count| first.checked_add(count))
-            .ok_or_else(|| {
-                StorageError::Refused("the storage has run out of object ids".to_owned())
-            })?;
+            .ok_or_else(|| StorageError::Refused("the storage has run out of object ids".to_owned()))?;
         state.highest_oid = Oid(last);
         Ok((first..last).map(|oid| Oid(oid + 1)).collect())
     }
@@ -187,16 +161,11 @@ impl Storage for MappingStorage {
         let mut state = self.state.write();
         state.opened()?;
         if state.committing {
-            return Err(StorageError::Transaction(
-                "another transaction is being committed".to_owned(),
-            ));
+            return Err(StorageError::Transaction("another transaction is being committed".to_owned()));
         }
         let (tid, status) = match begin.copied {
             Some(copied) => copied,
-            None => (
-                Tid::from_time(SystemTime::now()).later_than(state.newest()),
-                b' ',
-            ),
+            None => (Tid::from_time(SystemTime::now()).later_than(state.newest()), b' '),
         };
         state.committing = true;
         drop(state);
@@ -207,6 +176,7 @@ impl Storage for MappingStorage {
             metadata: begin.metadata,
             records: Vec::new(),
             places: HashMap::new(),
+            voted: false,
         }))
     }
 
@@ -227,23 +197,17 @@ impl State {
     /// All revisions of `oid`; at least one.
     fn revisions(&self, oid: Oid) -> Result<&BTreeMap<Tid, Bytes>> {
         self.opened()?;
-        self.objects
-            .get(&oid)
-            .ok_or(StorageError::NoSuchObject(oid))
+        self.objects.get(&oid).ok_or(StorageError::NoSuchObject(oid))
     }
 
     fn current_tid(&self, oid: Oid) -> Result<Tid> {
         let newest = self.revisions(oid)?.last_key_value();
-        newest
-            .map(|(&tid, _)| tid)
-            .ok_or(StorageError::NoSuchObject(oid))
+        newest.map(|(&tid, _)| tid).ok_or(StorageError::NoSuchObject(oid))
     }
 
     /// The tid that the next one must be later than.
     fn newest(&self) -> Tid {
-        self.transactions
-            .last_key_value()
-            .map_or(Tid::ZERO, |(&tid, _)| tid)
+        self.transactions.last_key_value().map_or(Tid::ZERO, |(&tid, _)| tid)
     }
 
     fn install(&mut self, transaction: Transaction) {
@@ -266,12 +230,7 @@ impl State {
 impl Transaction {
     /// What iterators tell; the size is for `history` to fill in.
     fn summary(&self) -> TransactionSummary {
-        TransactionSummary {
-            tid: self.tid,
-            status: self.status,
-            metadata: self.metadata.clone(),
-            size: 0,
-        }
+        TransactionSummary { tid: self.tid, status: self.status, metadata: self.metadata.clone(), size: 0 }
     }
 }
 
@@ -284,19 +243,25 @@ struct MappingCommit {
     /// In the order in which the objects were stored first; of one stored twice the later record.
     records: Vec<(Oid, Bytes)>,
     places: HashMap<Oid, usize>,
+    voted: bool,
+}
+
+impl MappingCommit {
+    fn must_not_be_voted(&self, call: &str) -> Result<()> {
+        if self.voted {
+            return Err(StorageError::Transaction(format!("{call} called after tpc_vote")));
+        }
+        Ok(())
+    }
 }
 
 impl Commit for MappingCommit {
     fn store(&mut self, oid: Oid, serial: Tid, data: &[u8]) -> Result<()> {
+        self.must_not_be_voted("store")?;
         let mut state = self.storage.state.write();
         match state.current_tid(oid) {
             Ok(committed) if committed != serial => {
-                return Err(StorageError::Conflict {
-                    oid,
-                    committed,
-                    read: serial,
-                    class_name: None,
-                });
+                return Err(StorageError::Conflict { oid, committed, read: serial, class_name: class_name(data) });
             }
             Ok(_) | Err(StorageError::NoSuchObject(_)) => {}
             Err(error) => return Err(error),
@@ -313,13 +278,7 @@ impl Commit for MappingCommit {
         Ok(())
     }
 
-    fn restore(
-        &mut self,
-        _oid: Oid,
-        _serial: Tid,
-        _data: Option<&[u8]>,
-        _same_as: Option<Tid>,
-    ) -> Result<()> {
+    fn restore(&mut self, _oid: Oid, _serial: Tid, _data: Option<&[u8]>, _same_as: Option<Tid>) -> Result<()> {
         Err(StorageError::Unsupported("restore"))
     }
 
@@ -330,11 +289,7 @@ impl Commit for MappingCommit {
     fn check_current(&mut self, oid: Oid, serial: Tid) -> Result<()> {
         let committed = self.storage.current_tid(oid)?;
         if committed != serial {
-            return Err(StorageError::ReadConflict {
-                oid,
-                committed,
-                read: serial,
-            });
+            return Err(StorageError::ReadConflict { oid, committed, read: serial });
         }
         Ok(())
     }
@@ -344,11 +299,16 @@ impl Commit for MappingCommit {
     }
 
     fn vote(&mut self) -> Result<Vec<Oid>> {
+        self.must_not_be_voted("tpc_vote")?;
         self.storage.state.read().opened()?;
+        self.voted = true;
         Ok(Vec::new())
     }
 
     fn finish(mut self: Box<Self>, publisher: &mut dyn Publisher) -> Result<Tid> {
+        if !self.voted {
+            return Err(StorageError::Transaction("tpc_finish called before tpc_vote".to_owned()));
+        }
         self.storage.state.read().opened()?;
         let tid = self.tid;
         let mut transaction = Some(Transaction {
@@ -378,13 +338,7 @@ impl Transactions for MappingTransactions {
     fn next(&mut self) -> Result<Option<(TransactionSummary, Box<dyn Records>)>> {
         Ok(self.0.next().map(|transaction| {
             let summary = transaction.summary();
-            (
-                summary,
-                Box::new(MappingRecords {
-                    transaction,
-                    next: 0,
-                }) as Box<dyn Records>,
-            )
+            (summary, Box::new(MappingRecords { transaction, next: 0 }) as Box<dyn Records>)
         }))
     }
 }
@@ -412,9 +366,5 @@ mod tests {
     use super::*;
     use crate::storage::battery::battery;
 
-    battery!(
-        mapping,
-        |_| MappingStorage::new("memory".to_owned()),
-        [reading, committing, iterating, threads]
-    );
+    battery!(mapping, |_| MappingStorage::new("memory".to_owned()), [reading, committing, iterating, threads]);
 }
