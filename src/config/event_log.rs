@@ -2,7 +2,7 @@
 
 use super::datatypes::{boolean, byte_size, dotted_name, string};
 use super::error::{ConfigError, Position};
-use super::literals::parse_int;
+use crate::literals::parse_int;
 use super::section::Section;
 use super::settings::Content;
 use crate::logging::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::{ConfigError, Position};
 use super::grammar::{self, Line};
-use super::literals::{repr, strip};
+use crate::literals::{repr, strip};
 use super::overrides::Overrides;
 use super::refusals;
 use super::schema::{ABSTRACT_TYPES, IMPORTED_PACKAGES, SECTION_TYPES, SectionType, TOP};

@@ -3,7 +3,7 @@
 
 use super::datatypes::basic_key;
 use super::error::{ConfigError, Position};
-use super::literals::repr;
+use crate::literals::repr;
 use super::overrides::Overrides;
 use super::refusals;
 use super::schema::{SectionType, Slot};

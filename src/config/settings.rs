@@ -8,7 +8,7 @@ use super::datatypes::{
 };
 use super::error::{ConfigError, Position};
 use super::event_log::{self, HandlerValues};
-use super::literals::{parse_float, parse_int};
+use crate::literals::{parse_float, parse_int};
 use super::section::Section;
 use crate::logging::EventLogSettings;
 

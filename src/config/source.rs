@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::ConfigError;
-use super::literals::repr;
+use crate::literals::repr;
 
 /// A file that has been read.
 #[derive(Debug)]

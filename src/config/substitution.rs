@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::literals::repr;
+use crate::literals::repr;
 
 /// Why a value cannot be substituted.
 #[derive(Debug, PartialEq, Eq)]

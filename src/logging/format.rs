@@ -37,7 +37,7 @@ impl Style {
             "safe-template" => Ok(Self::SafeTemplate),
             _ => Err(format!(
                 "log_format_style must be one of 'classic', 'format', 'safe-template', 'template'; found {}",
-                crate::config::literals::repr(text)
+                crate::literals::repr(text)
             )),
         }
     }
@@ -107,7 +107,7 @@ impl Format {
 
 fn field(name: &str) -> Result<Field, String> {
     Field::parse(name).ok_or_else(|| {
-        format!("unknown field {} in log format; known are {}", crate::config::literals::repr(name), Field::names())
+        format!("unknown field {} in log format; known are {}", crate::literals::repr(name), Field::names())
     })
 }
 
@@ -360,7 +360,7 @@ impl Spec {
     fn render(&self, value: &Value<'_>) -> (String, String) {
         let text = match (self.conversion, value) {
             ('s', Value::Text(text)) => text.to_string(),
-            ('r' | 'a', Value::Text(text)) => crate::config::literals::repr(text),
+            ('r' | 'a', Value::Text(text)) => crate::literals::repr(text),
             ('s' | 'r' | 'a', number) => number.to_string(),
             (_, Value::Text(text)) => text.to_string(),
             (_, Value::Integer(number)) => return self.number(*number),
