@@ -79,9 +79,7 @@ fn multiplied(text: &str, suffixes: &[(&str, i64)]) -> Result<i64, String> {
         .iter()
         .find_map(|(suffix, factor)| lower.strip_suffix(suffix).map(|digits| (digits, *factor)))
         .unwrap_or((&lower, 1));
-    parse_int(digits)?
-        .checked_mul(factor)
-        .ok_or_else(|| format!("number out of range: {text}"))
+    parse_int(digits)?.checked_mul(factor).ok_or_else(|| format!("number out of range: {text}"))
 }
 
 /// Names joined by dots.

@@ -151,7 +151,9 @@ fn classic(text: &str) -> Result<Vec<Piece>, String> {
                 pieces.push(Piece::Field(field, spec));
             }
             Some((index, c)) => {
-                return Err(format!("'%{c}' at index {index} names no field; write %(name)s, or %% for a percent sign"));
+                return Err(format!(
+                    "'%{c}' at index {index} names no field; write %(name)s, or %% for a percent sign"
+                ));
             }
         }
     }
@@ -508,14 +510,20 @@ mod tests {
     #[test]
     fn other_styles() {
         for (style, text, result) in [
-            (Style::Format, "{{}} {name} {levelname:>6}|{levelname:*^8}|{levelno:04d}", "{} ZEO.runzeo   INFO|**INFO**|0020"),
+            (
+                Style::Format,
+                "{{}} {name} {levelname:>6}|{levelname:*^8}|{levelno:04d}",
+                "{} ZEO.runzeo   INFO|**INFO**|0020",
+            ),
             (Style::Format, "{message!r:8}{levelno:5}|", "\"it's\"     20|"),
             (Style::Template, "$$ $name ${levelno}x", "$ ZEO.runzeo 20x"),
             (Style::SafeTemplate, "$nope ${nope} $1 $name", "$nope ${nope} $1 ZEO.runzeo"),
         ] {
             assert_eq!(show(style, text).as_deref(), Ok(result), "{text}");
         }
-        for (style, text) in [(Style::Format, "{"), (Style::Format, "}"), (Style::Format, "{0}"), (Style::Template, "$nope")] {
+        for (style, text) in
+            [(Style::Format, "{"), (Style::Format, "}"), (Style::Format, "{0}"), (Style::Template, "$nope")]
+        {
             assert!(show(style, text).is_err(), "{text}");
         }
     }

@@ -40,12 +40,7 @@ struct Pickler<'a> {
 
 impl<'a> Pickler<'a> {
     fn new(interns_keys: bool) -> Self {
-        Self {
-            out: b"\x80\x03".to_vec(),
-            memoized: 0,
-            shared: HashMap::new(),
-            interns_keys,
-        }
+        Self { out: b"\x80\x03".to_vec(), memoized: 0, shared: HashMap::new(), interns_keys }
     }
 
     fn dump(mut self, value: &'a Value) -> Option<Vec<u8>> {
@@ -154,12 +149,7 @@ impl<'a> Pickler<'a> {
         self.save_string(text, shared, put_text);
     }
 
-    fn save_string(
-        &mut self,
-        string: &'a [u8],
-        shared: Option<Shared<'a>>,
-        put: fn(&[u8], &mut Vec<u8>),
-    ) {
+    fn save_string(&mut self, string: &'a [u8], shared: Option<Shared<'a>>, put: fn(&[u8], &mut Vec<u8>)) {
         if let Some(shared) = shared {
             if let Some(&index) = self.shared.get(&shared) {
                 self.put_index(b'h', b'j', index);

@@ -87,11 +87,7 @@ fn push_code(out: &mut Vec<u8>, code: u32) -> Option<()> {
         if code > 0xffff {
             return None;
         }
-        out.extend([
-            0xe0 | high >> 4,
-            0x80 | (high & 0x0f) << 2 | low >> 6,
-            0x80 | low & 0x3f,
-        ]);
+        out.extend([0xe0 | high >> 4, 0x80 | (high & 0x0f) << 2 | low >> 6, 0x80 | low & 0x3f]);
     }
     Some(())
 }

@@ -127,12 +127,7 @@ fn put_string(bytes: &[u8], short: Option<u8>, long: u8, huge: u8, out: &mut Vec
     out.extend(bytes);
 }
 
-fn put_batches<T>(
-    items: &[T],
-    [one, several]: [u8; 2],
-    out: &mut Vec<u8>,
-    mut put: impl FnMut(&T, &mut Vec<u8>),
-) {
+fn put_batches<T>(items: &[T], [one, several]: [u8; 2], out: &mut Vec<u8>, mut put: impl FnMut(&T, &mut Vec<u8>)) {
     if let [only] = items {
         put(only, out);
         out.push(one);

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::{
-    Begin, Capabilities, Commit, CurrentRecord, IteratedRecord, Metadata, Publisher, Records,
-    Result, Revision, Storage, StorageError, TransactionSummary, Transactions,
+    Begin, Capabilities, Commit, CurrentRecord, IteratedRecord, Metadata, Publisher, Records, Result, Revision,
+    Storage, StorageError, TransactionSummary, Transactions,
 };
 use crate::ids::{Oid, Tid};
 use crate::sync::RwLock;
@@ -54,10 +54,7 @@ struct Transaction {
 impl MappingStorage {
     /// An empty storage.
     pub fn new(name: String) -> Arc<Self> {
-        Arc::new(Self {
-            name,
-            state: RwLock::default(),
-        })
+        Arc::new(Self { name, state: RwLock::default() })
     }
 }
 
@@ -71,10 +68,7 @@ impl Storage for MappingStorage {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            iteration: true,
-            ..Capabilities::default()
-        }
+        Capabilities { iteration: true, ..Capabilities::default() }
     }
 
     fn len(&self) -> u64 {
@@ -96,20 +90,12 @@ impl Storage for MappingStorage {
             return Ok(None);
         };
         let end = revisions.range(before..).next().map(|(&tid, _)| tid);
-        Ok(Some(Revision {
-            data: data.clone(),
-            tid,
-            end,
-        }))
+        Ok(Some(Revision { data: data.clone(), tid, end }))
     }
 
     fn load_serial(&self, oid: Oid, serial: Tid) -> Result<Bytes> {
         let state = self.state.read();
-        state
-            .revisions(oid)?
-            .get(&serial)
-            .cloned()
-            .ok_or(StorageError::NoSuchObject(oid))
+        state.revisions(oid)?.get(&serial).cloned().ok_or(StorageError::NoSuchObject(oid))
     }
 
     fn current_tid(&self, oid: Oid) -> Result<Tid> {
@@ -121,10 +107,7 @@ impl Storage for MappingStorage {
         let revisions = state.revisions(oid)?.iter().rev().take(size);
         let entries = revisions.filter_map(|(tid, data)| {
             let transaction = state.transactions.get(tid)?;
-            Some(TransactionSummary {
-                size: data.len() as u64,
-                ..transaction.summary()
-            })
+            Some(TransactionSummary { size: data.len() as u64, ..transaction.summary() })
         });
         Ok(entries.collect())
     }
@@ -147,11 +130,7 @@ impl Storage for MappingStorage {
         Err(StorageError::Unsupported("undoLog"))
     }
 
-    fn iterate(
-        self: Arc<Self>,
-        start: Option<Tid>,
-        stop: Option<Tid>,
-    ) -> Result<Box<dyn Transactions>> {
+    fn iterate(self: Arc<Self>, start: Option<Tid>, stop: Option<Tid>) -> Result<Box<dyn Transactions>> {
         let state = self.state.read();
         state.opened()?;
         let end = stop.map_or(Bound::Unbounded, Bound::Included);
@@ -160,11 +139,7 @@ impl Storage for MappingStorage {
         let found: Vec<_> = if stop.is_some_and(|stop| stop < start) {
             Vec::new()
         } else {
-            state
-                .transactions
-                .range((Bound::Included(start), end))
-                .map(|(_, txn)| Arc::clone(txn))
-                .collect()
+            state.transactions.range((Bound::Included(start), end)).map(|(_, txn)| Arc::clone(txn)).collect()
         };
         Ok(Box::new(MappingTransactions(found.into_iter())))
     }
@@ -176,9 +151,7 @@ impl Storage for MappingStorage {
         let last = u64::try_from(count)
             .ok()
             .and_then(|count| first.checked_add(count))
-            .ok_or_else(|| {
-                StorageError::Refused("the storage has run out of object ids".to_owned())
-            })?;
+            .ok_or_else(|| StorageError::Refused("the storage has run out of object ids".to_owned()))?;
         state.highest_oid = Oid(last);
         Ok((first..last).map(|oid| Oid(oid + 1)).collect())
     }
@@ -187,16 +160,11 @@ impl Storage for MappingStorage {
         let mut state = self.state.write();
         state.opened()?;
         if state.committing {
-            return Err(StorageError::Transaction(
-                "another transaction is being committed".to_owned(),
-            ));
+            return Err(StorageError::Transaction("another transaction is being committed".to_owned()));
         }
         let (tid, status) = match begin.copied {
             Some(copied) => copied,
-            None => (
-                Tid::from_time(SystemTime::now()).later_than(state.newest()),
-                b' ',
-            ),
+            None => (Tid::from_time(SystemTime::now()).later_than(state.newest()), b' '),
         };
         state.committing = true;
         drop(state);
@@ -227,23 +195,17 @@ impl State {
     /// All revisions of `oid`; at least one.
     fn revisions(&self, oid: Oid) -> Result<&BTreeMap<Tid, Bytes>> {
         self.opened()?;
-        self.objects
-            .get(&oid)
-            .ok_or(StorageError::NoSuchObject(oid))
+        self.objects.get(&oid).ok_or(StorageError::NoSuchObject(oid))
     }
 
     fn current_tid(&self, oid: Oid) -> Result<Tid> {
         let newest = self.revisions(oid)?.last_key_value();
-        newest
-            .map(|(&tid, _)| tid)
-            .ok_or(StorageError::NoSuchObject(oid))
+        newest.map(|(&tid, _)| tid).ok_or(StorageError::NoSuchObject(oid))
     }
 
     /// The tid that the next one must be later than.
     fn newest(&self) -> Tid {
-        self.transactions
-            .last_key_value()
-            .map_or(Tid::ZERO, |(&tid, _)| tid)
+        self.transactions.last_key_value().map_or(Tid::ZERO, |(&tid, _)| tid)
     }
 
     fn install(&mut self, transaction: Transaction) {
@@ -266,12 +228,7 @@ impl State {
 impl Transaction {
     /// What iterators tell; the size is for `history` to fill in.
     fn summary(&self) -> TransactionSummary {
-        TransactionSummary {
-            tid: self.tid,
-            status: self.status,
-            metadata: self.metadata.clone(),
-            size: 0,
-        }
+        TransactionSummary { tid: self.tid, status: self.status, metadata: self.metadata.clone(), size: 0 }
     }
 }
 
@@ -291,12 +248,7 @@ impl Commit for MappingCommit {
         let mut state = self.storage.state.write();
         match state.current_tid(oid) {
             Ok(committed) if committed != serial => {
-                return Err(StorageError::Conflict {
-                    oid,
-                    committed,
-                    read: serial,
-                    class_name: None,
-                });
+                return Err(StorageError::Conflict { oid, committed, read: serial, class_name: None });
             }
             Ok(_) | Err(StorageError::NoSuchObject(_)) => {}
             Err(error) => return Err(error),
@@ -313,13 +265,7 @@ impl Commit for MappingCommit {
         Ok(())
     }
 
-    fn restore(
-        &mut self,
-        _oid: Oid,
-        _serial: Tid,
-        _data: Option<&[u8]>,
-        _same_as: Option<Tid>,
-    ) -> Result<()> {
+    fn restore(&mut self, _oid: Oid, _serial: Tid, _data: Option<&[u8]>, _same_as: Option<Tid>) -> Result<()> {
         Err(StorageError::Unsupported("restore"))
     }
 
@@ -330,11 +276,7 @@ impl Commit for MappingCommit {
     fn check_current(&mut self, oid: Oid, serial: Tid) -> Result<()> {
         let committed = self.storage.current_tid(oid)?;
         if committed != serial {
-            return Err(StorageError::ReadConflict {
-                oid,
-                committed,
-                read: serial,
-            });
+            return Err(StorageError::ReadConflict { oid, committed, read: serial });
         }
         Ok(())
     }
@@ -378,13 +320,7 @@ impl Transactions for MappingTransactions {
     fn next(&mut self) -> Result<Option<(TransactionSummary, Box<dyn Records>)>> {
         Ok(self.0.next().map(|transaction| {
             let summary = transaction.summary();
-            (
-                summary,
-                Box::new(MappingRecords {
-                    transaction,
-                    next: 0,
-                }) as Box<dyn Records>,
-            )
+            (summary, Box::new(MappingRecords { transaction, next: 0 }) as Box<dyn Records>)
         }))
     }
 }
@@ -412,9 +348,5 @@ mod tests {
     use super::*;
     use crate::storage::battery::battery;
 
-    battery!(
-        mapping,
-        |_| MappingStorage::new("memory".to_owned()),
-        [reading, committing, iterating, threads]
-    );
+    battery!(mapping, |_| MappingStorage::new("memory".to_owned()), [reading, committing, iterating, threads]);
 }

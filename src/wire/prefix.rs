@@ -44,11 +44,7 @@ impl Value {
         };
         let attribute = |name: &str| {
             let named = |key: &Self| key.as_string().is_some_and(|key| key == name.as_bytes());
-            state
-                .iter()
-                .rev()
-                .find(|(key, _)| named(key))
-                .map(|(_, value)| value)
+            state.iter().rev().find(|(key, _)| named(key)).map(|(_, value)| value)
         };
         let Self::Int(length) = attribute("length")? else {
             return None;
@@ -58,10 +54,7 @@ impl Value {
         };
         Some(Prefix {
             length: usize::try_from(*length).ok()?,
-            path: path
-                .iter()
-                .map(|element| element.as_string().cloned())
-                .collect::<Option<_>>()?,
+            path: path.iter().map(|element| element.as_string().cloned()).collect::<Option<_>>()?,
         })
     }
 }
@@ -77,8 +70,7 @@ fn class(object: &Object) -> Option<&Value> {
     match args.as_slice() {
         [class, base, Value::None]
             if object.callable.is_global("copy_reg", "_reconstructor")
-                && (base.is_global("__builtin__", "object")
-                    || base.is_global("builtins", "object")) =>
+                && (base.is_global("__builtin__", "object") || base.is_global("builtins", "object")) =>
         {
             Some(class)
         }

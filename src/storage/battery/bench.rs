@@ -7,9 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::ids::{Oid, Tid};
-use crate::storage::{
-    Begin, Commit, IteratedRecord, Metadata, Publisher, Result, Storage, StorageError,
-};
+use crate::storage::{Begin, Commit, IteratedRecord, Metadata, Publisher, Result, Storage, StorageError};
 use crate::storage::{Revision, TransactionSummary};
 
 /// Opens the storage under test in a directory.
@@ -31,11 +29,7 @@ impl Bench {
     pub fn new<S: Storage + 'static>(open: Open<S>) -> Self {
         let directory = TempDir::new().expect("make a directory");
         let open = Box::new(move |path: &Path| open(path) as Arc<dyn Storage>);
-        Self {
-            storage: open(directory.path()),
-            open,
-            directory,
-        }
+        Self { storage: open(directory.path()), open, directory }
     }
 
     /// Closes the storage and opens it again.
@@ -55,11 +49,7 @@ impl Bench {
     }
 
     /// A whole commit, from begin to finish.
-    pub fn try_commit(
-        &self,
-        begin: Begin,
-        steps: impl FnOnce(&mut dyn Commit) -> Result<()>,
-    ) -> Result<Tid> {
+    pub fn try_commit(&self, begin: Begin, steps: impl FnOnce(&mut dyn Commit) -> Result<()>) -> Result<Tid> {
         let mut commit = self.try_begin(begin)?;
         steps(commit.as_mut())?;
         commit.vote()?;
@@ -103,9 +93,7 @@ impl Bench {
 
     /// All transactions between two bounds.
     pub fn iterate(&self, start: Option<Tid>, stop: Option<Tid>) -> Vec<Iterated> {
-        let mut transactions = Arc::clone(&self.storage)
-            .iterate(start, stop)
-            .expect("iterate");
+        let mut transactions = Arc::clone(&self.storage).iterate(start, stop).expect("iterate");
         let mut found = Vec::new();
         while let Some((summary, mut records)) = transactions.next().expect("next transaction") {
             let mut of_this = Vec::new();
@@ -119,10 +107,7 @@ impl Bench {
 
     /// The tids of all transactions between two bounds.
     pub fn tids(&self, start: Option<Tid>, stop: Option<Tid>) -> Vec<Tid> {
-        self.iterate(start, stop)
-            .into_iter()
-            .map(|(summary, _)| summary.tid)
-            .collect()
+        self.iterate(start, stop).into_iter().map(|(summary, _)| summary.tid).collect()
     }
 
     /// All that can be seen of the storage from outside, for the objects given.
@@ -134,22 +119,10 @@ impl Bench {
             last: self.storage.last_transaction(),
             objects: oids
                 .iter()
-                .map(|&oid| {
-                    (
-                        self.load(oid).ok(),
-                        self.storage.history(oid, usize::MAX).unwrap_or_default(),
-                    )
-                })
+                .map(|&oid| (self.load(oid).ok(), self.storage.history(oid, usize::MAX).unwrap_or_default()))
                 .collect(),
-            transactions: if capabilities.iteration {
-                self.iterate(None, None)
-            } else {
-                Vec::new()
-            },
-            invalidations: self
-                .storage
-                .last_invalidations(100)
-                .expect("last invalidations"),
+            transactions: if capabilities.iteration { self.iterate(None, None) } else { Vec::new() },
+            invalidations: self.storage.last_invalidations(100).expect("last invalidations"),
         }
     }
 }
@@ -181,18 +154,12 @@ pub fn told(user: &[u8], description: &[u8], extension: &[u8]) -> Begin {
         description: description.to_vec().into(),
         extension: extension.to_vec().into(),
     };
-    Begin {
-        metadata,
-        copied: None,
-    }
+    Begin { metadata, copied: None }
 }
 
 /// How a transaction begins that another storage has finished before.
 pub fn copied(tid: Tid, status: u8) -> Begin {
-    Begin {
-        metadata: Metadata::default(),
-        copied: Some((tid, status)),
-    }
+    Begin { metadata: Metadata::default(), copied: Some((tid, status)) }
 }
 
 /// The tid just after another one.

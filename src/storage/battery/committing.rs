@@ -35,12 +35,7 @@ pub fn a_stale_serial_conflicts(t: &mut Bench) {
     let second = t.store(ROOT, first, b"second");
     for stale in [Tid::ZERO, first, Tid(second.0 + 1)] {
         match t.refused(|commit| commit.store(ROOT, stale, b"third")) {
-            StorageError::Conflict {
-                oid,
-                committed,
-                read,
-                ..
-            } => {
+            StorageError::Conflict { oid, committed, read, .. } => {
                 assert_eq!((oid, committed, read), (ROOT, second, stale));
             }
             other => panic!("expected a conflict, got {other:?}"),
@@ -58,20 +53,13 @@ pub fn read_current(t: &mut Bench) {
         commit.store(OTHER, Tid::ZERO, b"derived")
     });
     match t.refused(|commit| commit.check_current(ROOT, first)) {
-        StorageError::ReadConflict {
-            oid,
-            committed,
-            read,
-        } => {
+        StorageError::ReadConflict { oid, committed, read } => {
             assert_eq!((oid, committed, read), (ROOT, second, first));
         }
         other => panic!("expected a read conflict, got {other:?}"),
     }
     let missing = Oid(99);
-    no_such(
-        missing,
-        Err::<(), _>(t.refused(|commit| commit.check_current(missing, Tid::ZERO))),
-    );
+    no_such(missing, Err::<(), _>(t.refused(|commit| commit.check_current(missing, Tid::ZERO))));
 }
 
 /// The check asks for the committed revision.
@@ -93,25 +81,12 @@ pub fn same_object_twice(t: &mut Bench) {
         commit.store(ROOT, first, b"final")
     });
     assert_eq!(t.data(ROOT), b"final");
-    assert_eq!(
-        t.storage.load_serial(ROOT, twice).expect("load"),
-        b"final".as_slice()
-    );
+    assert_eq!(t.storage.load_serial(ROOT, twice).expect("load"), b"final".as_slice());
     let history = t.storage.history(ROOT, 10).expect("history");
-    assert_eq!(
-        history.iter().map(|entry| entry.tid).collect::<Vec<_>>(),
-        [twice, first]
-    );
+    assert_eq!(history.iter().map(|entry| entry.tid).collect::<Vec<_>>(), [twice, first]);
     assert_eq!(t.storage.len(), 2);
-    let before = t
-        .storage
-        .load_before(ROOT, twice)
-        .expect("load")
-        .expect("first");
-    assert_eq!(
-        (before.data.as_ref(), before.end),
-        (b"first".as_slice(), Some(twice))
-    );
+    let before = t.storage.load_before(ROOT, twice).expect("load").expect("first");
+    assert_eq!((before.data.as_ref(), before.end), (b"first".as_slice(), Some(twice)));
     let next = t.store(ROOT, twice, b"next");
     assert_eq!(t.load(ROOT).expect("load").tid, next);
 }
@@ -121,9 +96,7 @@ pub fn dropped_at_every_step_leaves_no_trace(t: &mut Bench) {
     let first = t.store(ROOT, Tid::ZERO, b"first");
     let untouched = t.snapshot(&[ROOT, OTHER]);
     for steps in 0..=4 {
-        let mut commit = t
-            .try_begin(told(b"nobody", b"in vain", b""))
-            .expect("begin");
+        let mut commit = t.try_begin(told(b"nobody", b"in vain", b"")).expect("begin");
         if steps >= 1 {
             commit.store(ROOT, first, b"never").expect("store");
         }
@@ -131,9 +104,7 @@ pub fn dropped_at_every_step_leaves_no_trace(t: &mut Bench) {
             commit.check_current(ROOT, first).expect("check");
         }
         if steps >= 3 {
-            commit
-                .store(OTHER, Tid::ZERO, &vec![b'n'; 100_000])
-                .expect("store");
+            commit.store(OTHER, Tid::ZERO, &vec![b'n'; 100_000]).expect("store");
         }
         if steps >= 4 {
             commit.vote().expect("vote");
@@ -167,18 +138,12 @@ pub fn a_failed_step_leaves_no_trace(t: &mut Bench) {
 /// A second begin is refused, not kept waiting, until the first is through.
 pub fn one_transaction_at_a_time(t: &mut Bench) {
     let commit = t.begin();
-    assert!(matches!(
-        t.try_begin(Begin::default()),
-        Err(StorageError::Transaction(_))
-    ));
+    assert!(matches!(t.try_begin(Begin::default()), Err(StorageError::Transaction(_))));
     drop(commit);
     let mut commit = t.begin();
     commit.store(ROOT, Tid::ZERO, b"root").expect("store");
     commit.vote().expect("vote");
-    assert!(matches!(
-        t.try_begin(Begin::default()),
-        Err(StorageError::Transaction(_))
-    ));
+    assert!(matches!(t.try_begin(Begin::default()), Err(StorageError::Transaction(_))));
     commit.finish(&mut Direct).expect("finish");
     drop(t.begin());
 }
@@ -193,21 +158,13 @@ pub fn publish_is_the_moment(t: &mut Bench) {
 
     impl Watch<'_> {
         fn sees(&self, data: &[u8], last: Tid, len: u64) {
-            let root = self
-                .storage
-                .load_before(ROOT, Tid::MAX)
-                .expect("load")
-                .expect("root");
+            let root = self.storage.load_before(ROOT, Tid::MAX).expect("load").expect("root");
             assert_eq!((root.data.as_ref(), root.tid), (data, last));
             assert_eq!(self.storage.current_tid(ROOT).expect("known"), last);
             assert_eq!(self.storage.last_transaction(), last);
             assert_eq!(self.storage.len(), len);
             assert_eq!(self.storage.history(ROOT, 1).expect("history")[0].tid, last);
-            let before = self
-                .storage
-                .load_before(ROOT, Tid(self.first.0 + 1))
-                .expect("load")
-                .expect("first");
+            let before = self.storage.load_before(ROOT, Tid(self.first.0 + 1)).expect("load").expect("first");
             assert_eq!(before.end, (last != self.first).then_some(last));
         }
     }
@@ -219,30 +176,18 @@ pub fn publish_is_the_moment(t: &mut Bench) {
             no_such(ROOT, self.storage.load_serial(ROOT, tid));
             install();
             self.sees(b"second", tid, 2);
-            assert!(
-                self.storage
-                    .load_before(OTHER, Tid::MAX)
-                    .expect("load")
-                    .is_some()
-            );
+            assert!(self.storage.load_before(OTHER, Tid::MAX).expect("load").is_some());
             self.published.push(tid);
         }
     }
 
     let first = t.store(ROOT, Tid::ZERO, b"first");
-    let mut watch = Watch {
-        storage: &t.storage,
-        first,
-        published: Vec::new(),
-    };
+    let mut watch = Watch { storage: &t.storage, first, published: Vec::new() };
     let mut commit = t.begin();
     commit.store(ROOT, first, b"second").expect("store");
     commit.store(OTHER, Tid::ZERO, b"other").expect("store");
     watch.sees(b"first", first, 1);
-    assert!(
-        commit.vote().expect("vote").is_empty(),
-        "nothing was resolved"
-    );
+    assert!(commit.vote().expect("vote").is_empty(), "nothing was resolved");
     watch.sees(b"first", first, 1);
     let tid = commit.finish(&mut watch).expect("finish");
     watch.sees(b"second", tid, 2);
@@ -252,9 +197,7 @@ pub fn publish_is_the_moment(t: &mut Bench) {
 /// A transaction without records has a tid and a place in the order.
 pub fn empty_transactions_count(t: &mut Bench) {
     let first = t.store(ROOT, Tid::ZERO, b"root");
-    let empty = t
-        .try_commit(told(b"ada", b"nothing", b""), |_| Ok(()))
-        .expect("commit");
+    let empty = t.try_commit(told(b"ada", b"nothing", b""), |_| Ok(())).expect("commit");
     assert!(empty > first);
     assert_eq!(t.storage.last_transaction(), empty);
     assert_eq!(t.storage.current_tid(ROOT).expect("known"), first);
@@ -274,21 +217,12 @@ pub fn metadata_is_kept(t: &mut Bench) {
     extension.resize(65_533, b'e');
     extension.extend_from_slice(b"u.");
     let mut serial = Tid::ZERO;
-    for begin in [
-        told(b"", b"", b""),
-        told(b" ", b"\xc3\xa4\xff\x00", b"}U\x01aK\x01s."),
-        told(&longest, &longest, &extension),
-    ] {
+    for begin in
+        [told(b"", b"", b""), told(b" ", b"\xc3\xa4\xff\x00", b"}U\x01aK\x01s."), told(&longest, &longest, &extension)]
+    {
         let metadata = begin.metadata.clone();
-        serial = t
-            .try_commit(begin, |commit| commit.store(ROOT, serial, b"data"))
-            .expect("commit");
-        let entry = t
-            .storage
-            .history(ROOT, 1)
-            .expect("history")
-            .pop()
-            .expect("one");
+        serial = t.try_commit(begin, |commit| commit.store(ROOT, serial, b"data")).expect("commit");
+        let entry = t.storage.history(ROOT, 1).expect("history").pop().expect("one");
         assert_eq!(entry.tid, serial);
         assert!(entry.metadata == metadata, "metadata of {serial}");
     }
@@ -298,21 +232,12 @@ pub fn metadata_is_kept(t: &mut Bench) {
 pub fn metadata_too_long_is_never_cut(t: &mut Bench) {
     let too_long = vec![b'x'; 65_536];
     let first = t.store(ROOT, Tid::ZERO, b"first");
-    for begin in [
-        told(&too_long, b"", b""),
-        told(b"", &too_long, b""),
-        told(b"", b"", &too_long),
-    ] {
+    for begin in [told(&too_long, b"", b""), told(b"", &too_long, b""), told(b"", b"", &too_long)] {
         let metadata = begin.metadata.clone();
         let before = t.snapshot(&[ROOT]);
         match t.try_commit(begin, |commit| commit.store(OTHER, Tid::ZERO, b"other")) {
             Ok(tid) => {
-                let entry = t
-                    .storage
-                    .history(OTHER, 1)
-                    .expect("history")
-                    .pop()
-                    .expect("one");
+                let entry = t.storage.history(OTHER, 1).expect("history").pop().expect("one");
                 assert!(entry.metadata == metadata, "metadata of {tid}");
                 return;
             }
@@ -341,11 +266,7 @@ pub fn an_empty_record_is_refused_or_kept(t: &mut Bench) {
 /// A transaction that is copied from elsewhere is what it was there.
 pub fn copied_transactions_keep_tid_and_status(t: &mut Bench) {
     let tid = Tid(0x0300_0000_0000_1234);
-    let done = t
-        .try_commit(copied(tid, b'p'), |commit| {
-            commit.store(ROOT, Tid::ZERO, b"old")
-        })
-        .expect("commit");
+    let done = t.try_commit(copied(tid, b'p'), |commit| commit.store(ROOT, Tid::ZERO, b"old")).expect("commit");
     assert_eq!(done, tid);
     assert_eq!(t.storage.last_transaction(), tid);
     let found = t.load(ROOT).expect("load");
@@ -359,10 +280,7 @@ pub fn copied_transactions_keep_tid_and_status(t: &mut Bench) {
 pub fn an_older_tid_may_be_copied(t: &mut Bench) {
     let first = t.store(ROOT, Tid::ZERO, b"first");
     let older = Tid(0x0300_0000_0000_1234);
-    t.try_commit(copied(older, b' '), |commit| {
-        commit.store(OTHER, Tid::ZERO, b"older")
-    })
-    .expect("commit");
+    t.try_commit(copied(older, b' '), |commit| commit.store(OTHER, Tid::ZERO, b"older")).expect("commit");
     assert_eq!(t.storage.last_transaction(), older, "the one finished last");
     assert_eq!(t.storage.current_tid(OTHER).expect("known"), older);
     assert_eq!(t.storage.current_tid(ROOT).expect("known"), first);
@@ -374,16 +292,10 @@ pub fn an_older_tid_may_be_copied(t: &mut Bench) {
 pub fn tids_go_on_after_one_from_the_future(t: &mut Bench) {
     let next_year = SystemTime::now() + Duration::from_secs(365 * 86_400);
     let future = Tid::from_time(next_year);
-    t.try_commit(copied(future, b' '), |commit| {
-        commit.store(ROOT, Tid::ZERO, b"future")
-    })
-    .expect("commit");
+    t.try_commit(copied(future, b' '), |commit| commit.store(ROOT, Tid::ZERO, b"future")).expect("commit");
     let next = t.store(ROOT, future, b"next");
     assert_eq!(next, Tid::ZERO.later_than(future));
-    assert_eq!(
-        t.store(ROOT, next, b"next but one"),
-        Tid::ZERO.later_than(next)
-    );
+    assert_eq!(t.store(ROOT, next, b"next but one"), Tid::ZERO.later_than(next));
 }
 
 /// Never zero, never twice.
@@ -404,33 +316,13 @@ pub fn fresh_oids(t: &mut Bench) {
 /// Also those whose transaction is not finished, or never was.
 pub fn fresh_oids_avoid_stored_ones(t: &mut Bench) {
     t.store(Oid(50), Tid::ZERO, b"fifty");
-    assert!(
-        t.storage
-            .new_oids(100)
-            .expect("oids")
-            .iter()
-            .all(|&oid| oid > Oid(50))
-    );
+    assert!(t.storage.new_oids(100).expect("oids").iter().all(|&oid| oid > Oid(50)));
     let mut commit = t.begin();
-    commit
-        .store(Oid(5000), Tid::ZERO, b"five thousand")
-        .expect("store");
+    commit.store(Oid(5000), Tid::ZERO, b"five thousand").expect("store");
     commit.vote().expect("vote");
-    assert!(
-        t.storage
-            .new_oids(100)
-            .expect("oids")
-            .iter()
-            .all(|&oid| oid > Oid(5000))
-    );
+    assert!(t.storage.new_oids(100).expect("oids").iter().all(|&oid| oid > Oid(5000)));
     drop(commit);
-    assert!(
-        t.storage
-            .new_oids(100)
-            .expect("oids")
-            .iter()
-            .all(|&oid| oid > Oid(5000))
-    );
+    assert!(t.storage.new_oids(100).expect("oids").iter().all(|&oid| oid > Oid(5000)));
 }
 
 /// The last oid can be stored, but nothing comes after it.
@@ -451,9 +343,7 @@ pub fn absent_capabilities_are_refused(t: &mut Bench) {
         unsupported(Err::<(), _>(t.refused(|commit| commit.undo(tid).map(drop))));
     }
     if !can.restore {
-        unsupported(Err::<(), _>(
-            t.refused(|commit| commit.restore(ROOT, tid, Some(b"again"), None)),
-        ));
+        unsupported(Err::<(), _>(t.refused(|commit| commit.restore(ROOT, tid, Some(b"again"), None))));
     }
     if !can.external_gc {
         unsupported(Err::<(), _>(t.refused(|commit| commit.delete(ROOT, tid))));

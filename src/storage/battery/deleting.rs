@@ -10,10 +10,7 @@ const OTHER: Oid = Oid(1);
 /// The storage says that it can.
 pub fn can_delete(t: &mut Bench) {
     assert!(t.storage.capabilities().external_gc);
-    no_such(
-        ROOT,
-        Err::<(), _>(t.refused(|commit| commit.delete(ROOT, Tid::ZERO))),
-    );
+    no_such(ROOT, Err::<(), _>(t.refused(|commit| commit.delete(ROOT, Tid::ZERO))));
 }
 
 /// As an undone creation.
@@ -24,34 +21,13 @@ pub fn a_deleted_object_is_gone_but_not_its_past(t: &mut Bench) {
     no_such(ROOT, t.storage.load_before(ROOT, Tid::MAX));
     no_such(ROOT, t.storage.load_serial(ROOT, deleted));
     no_such(ROOT, t.storage.current_tid(ROOT));
-    no_such(
-        ROOT,
-        Err::<(), _>(t.refused(|commit| commit.check_current(ROOT, deleted))),
-    );
-    assert_eq!(
-        t.storage.load_serial(ROOT, first).expect("load"),
-        b"first".as_slice()
-    );
-    let before = t
-        .storage
-        .load_before(ROOT, deleted)
-        .expect("load")
-        .expect("second");
-    assert_eq!(
-        (before.data.as_ref(), before.tid, before.end),
-        (b"second".as_slice(), second, Some(deleted))
-    );
-    assert_eq!(
-        t.storage
-            .load_before(ROOT, first)
-            .expect("known, but not yet then"),
-        None
-    );
+    no_such(ROOT, Err::<(), _>(t.refused(|commit| commit.check_current(ROOT, deleted))));
+    assert_eq!(t.storage.load_serial(ROOT, first).expect("load"), b"first".as_slice());
+    let before = t.storage.load_before(ROOT, deleted).expect("load").expect("second");
+    assert_eq!((before.data.as_ref(), before.tid, before.end), (b"second".as_slice(), second, Some(deleted)));
+    assert_eq!(t.storage.load_before(ROOT, first).expect("known, but not yet then"), None);
     let history = t.storage.history(ROOT, 10).expect("history");
-    let shown: Vec<_> = history
-        .iter()
-        .map(|entry| (entry.tid, entry.size))
-        .collect();
+    let shown: Vec<_> = history.iter().map(|entry| (entry.tid, entry.size)).collect();
     assert_eq!(shown, [(deleted, 0), (second, 6), (first, 5)]);
     assert_eq!(t.storage.last_transaction(), deleted);
 }
@@ -62,12 +38,7 @@ pub fn delete_needs_the_current_serial(t: &mut Bench) {
     let second = t.store(ROOT, first, b"second");
     for stale in [Tid::ZERO, first] {
         match t.refused(|commit| commit.delete(ROOT, stale)) {
-            StorageError::Conflict {
-                oid,
-                committed,
-                read,
-                ..
-            } => {
+            StorageError::Conflict { oid, committed, read, .. } => {
                 assert_eq!((oid, committed, read), (ROOT, second, stale));
             }
             other => panic!("expected a conflict, got {other:?}"),

@@ -25,27 +25,12 @@ pub fn everything_in_order(t: &mut Bench) {
     let shown: Vec<(Tid, Oid, Tid, &[u8])> = found
         .iter()
         .flat_map(|(summary, records)| records.iter().map(move |record| (summary.tid, record)))
-        .map(|(tid, record)| {
-            (
-                tid,
-                record.oid,
-                record.tid,
-                record.data.as_deref().expect("data"),
-            )
-        })
+        .map(|(tid, record)| (tid, record.oid, record.tid, record.data.as_deref().expect("data")))
         .collect();
-    let expected: [(Tid, Oid, Tid, &[u8]); 3] = [
-        (first, OTHER, first, b"other"),
-        (first, ROOT, first, b"root"),
-        (second, ROOT, second, b"changed"),
-    ];
+    let expected: [(Tid, Oid, Tid, &[u8]); 3] =
+        [(first, OTHER, first, b"other"), (first, ROOT, first, b"root"), (second, ROOT, second, b"changed")];
     assert_eq!(shown, expected);
-    assert!(
-        found
-            .iter()
-            .flat_map(|(_, records)| records)
-            .all(|record| record.data_txn.is_none())
-    );
+    assert!(found.iter().flat_map(|(_, records)| records).all(|record| record.data_txn.is_none()));
 }
 
 /// Both ends count, and need not be tids of transactions.
@@ -63,22 +48,13 @@ pub fn bounds_are_inclusive(t: &mut Bench) {
         assert_eq!(t.tids(Some(after(tids[from])), None), tids[from + 1..]);
         for to in from..5 {
             assert_eq!(t.tids(Some(tids[from]), Some(tids[to])), tids[from..=to]);
-            assert_eq!(
-                t.tids(Some(tids[from]), Some(before(tids[to]))),
-                tids[from..to]
-            );
-            assert_eq!(
-                t.tids(Some(tids[from]), Some(after(tids[to]))),
-                tids[from..=to]
-            );
+            assert_eq!(t.tids(Some(tids[from]), Some(before(tids[to]))), tids[from..to]);
+            assert_eq!(t.tids(Some(tids[from]), Some(after(tids[to]))), tids[from..=to]);
         }
         assert_eq!(t.tids(None, Some(tids[from])), tids[..=from]);
     }
     assert!(t.tids(None, Some(before(tids[0]))).is_empty());
-    assert!(
-        t.tids(Some(tids[3]), Some(tids[1])).is_empty(),
-        "bounds the wrong way round"
-    );
+    assert!(t.tids(Some(tids[3]), Some(tids[1])).is_empty(), "bounds the wrong way round");
     assert_eq!(t.tids(Some(Tid::ZERO), Some(Tid(u64::MAX))), tids);
 }
 
@@ -120,20 +96,8 @@ pub fn metadata_and_status(t: &mut Bench) {
     t.try_commit(copied(old, b'p'), |_| Ok(())).expect("commit");
     let begin = told(b"ada", b"\xff", b"}U\x01aK\x01s.");
     let metadata = begin.metadata.clone();
-    let new = t
-        .try_commit(begin, |commit| commit.store(ROOT, Tid::ZERO, b"root"))
-        .expect("commit");
-    let found: Vec<_> = t
-        .iterate(None, None)
-        .into_iter()
-        .map(|(summary, _)| summary)
-        .collect();
-    assert_eq!(
-        found
-            .iter()
-            .map(|one| (one.tid, one.status))
-            .collect::<Vec<_>>(),
-        [(old, b'p'), (new, b' ')]
-    );
+    let new = t.try_commit(begin, |commit| commit.store(ROOT, Tid::ZERO, b"root")).expect("commit");
+    let found: Vec<_> = t.iterate(None, None).into_iter().map(|(summary, _)| summary).collect();
+    assert_eq!(found.iter().map(|one| (one.tid, one.status)).collect::<Vec<_>>(), [(old, b'p'), (new, b' ')]);
     assert_eq!(found[1].metadata, metadata);
 }

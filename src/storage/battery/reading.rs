@@ -12,13 +12,7 @@ pub fn a_new_storage_is_empty(t: &mut Bench) {
     assert!(t.storage.is_empty());
     assert_eq!(t.storage.last_transaction(), Tid::ZERO);
     assert!(!t.storage.is_read_only());
-    assert!(
-        t.storage
-            .last_invalidations(10)
-            .expect("ask")
-            .unwrap_or_default()
-            .is_empty()
-    );
+    assert!(t.storage.last_invalidations(10).expect("ask").unwrap_or_default().is_empty());
     no_such(ROOT, t.storage.load_before(ROOT, Tid::MAX));
 }
 
@@ -40,9 +34,7 @@ pub fn loads_at_every_boundary(t: &mut Bench) {
     ];
     for (before, expected) in cases {
         let found = t.storage.load_before(ROOT, before).expect("load");
-        let found = found
-            .as_ref()
-            .map(|revision| (revision.data.as_ref(), revision.tid, revision.end));
+        let found = found.as_ref().map(|revision| (revision.data.as_ref(), revision.tid, revision.end));
         assert_eq!(found, expected, "before {before}");
     }
 }
@@ -52,14 +44,8 @@ pub fn load_serial_wants_the_very_revision(t: &mut Bench) {
     let first = t.store(ROOT, Tid::ZERO, b"first");
     let elsewhere = t.store(OTHER, Tid::ZERO, b"other");
     let second = t.store(ROOT, first, b"second");
-    assert_eq!(
-        t.storage.load_serial(ROOT, first).expect("load"),
-        b"first".as_slice()
-    );
-    assert_eq!(
-        t.storage.load_serial(ROOT, second).expect("load"),
-        b"second".as_slice()
-    );
+    assert_eq!(t.storage.load_serial(ROOT, first).expect("load"), b"first".as_slice());
+    assert_eq!(t.storage.load_serial(ROOT, second).expect("load"), b"second".as_slice());
     for wrong in [Tid::ZERO, after(first), elsewhere, after(second), Tid::MAX] {
         no_such(ROOT, t.storage.load_serial(ROOT, wrong));
     }
@@ -78,39 +64,19 @@ pub fn current_tid_is_the_newest(t: &mut Bench) {
 pub fn history_is_newest_first(t: &mut Bench) {
     let mut serial = Tid::ZERO;
     let mut tids = Vec::new();
-    for (user, description, data) in [
-        ("ada", "one", "1".repeat(10)),
-        ("", "", "2".repeat(20)),
-        ("bob", "three", "3".repeat(300)),
-    ] {
+    for (user, description, data) in
+        [("ada", "one", "1".repeat(10)), ("", "", "2".repeat(20)), ("bob", "three", "3".repeat(300))]
+    {
         let begin = told(user.as_bytes(), description.as_bytes(), b"");
-        serial = t
-            .try_commit(begin, |commit| commit.store(ROOT, serial, data.as_bytes()))
-            .expect("commit");
+        serial = t.try_commit(begin, |commit| commit.store(ROOT, serial, data.as_bytes())).expect("commit");
         tids.push(serial);
-        t.store(
-            OTHER,
-            t.storage.current_tid(OTHER).unwrap_or(Tid::ZERO),
-            b"noise",
-        );
+        t.store(OTHER, t.storage.current_tid(OTHER).unwrap_or(Tid::ZERO), b"noise");
     }
     let history = t.storage.history(ROOT, usize::MAX).expect("history");
-    let shown: Vec<_> = history
-        .iter()
-        .map(|entry| {
-            (
-                entry.tid,
-                entry.metadata.user.as_ref(),
-                entry.size,
-                entry.status,
-            )
-        })
-        .collect();
-    let expected: [(Tid, &[u8], u64, u8); 3] = [
-        (tids[2], b"bob", 300, b' '),
-        (tids[1], b"", 20, b' '),
-        (tids[0], b"ada", 10, b' '),
-    ];
+    let shown: Vec<_> =
+        history.iter().map(|entry| (entry.tid, entry.metadata.user.as_ref(), entry.size, entry.status)).collect();
+    let expected: [(Tid, &[u8], u64, u8); 3] =
+        [(tids[2], b"bob", 300, b' '), (tids[1], b"", 20, b' '), (tids[0], b"ada", 10, b' ')];
     assert_eq!(shown, expected);
     assert_eq!(history[0].metadata.description, b"three".as_slice());
     assert_eq!(t.storage.history(ROOT, 1).expect("history"), history[..1]);
@@ -145,17 +111,11 @@ pub fn records_come_back_as_they_were(t: &mut Bench) {
     let records = [b"x".as_slice(), &every_byte, &vec![0; 70_000], &long];
     let tid = t.commit(|commit| {
         let mut oids = (0..).map(Oid);
-        records
-            .iter()
-            .zip(&mut oids)
-            .try_for_each(|(data, oid)| commit.store(oid, Tid::ZERO, data))
+        records.iter().zip(&mut oids).try_for_each(|(data, oid)| commit.store(oid, Tid::ZERO, data))
     });
     for (oid, data) in (0..).map(Oid).zip(records) {
         assert!(t.data(oid) == data, "record of {oid}");
-        assert!(
-            t.storage.load_serial(oid, tid).expect("load") == data,
-            "record of {oid}"
-        );
+        assert!(t.storage.load_serial(oid, tid).expect("load") == data, "record of {oid}");
     }
 }
 

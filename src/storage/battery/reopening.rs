@@ -31,16 +31,10 @@ pub fn everything_is_there_again(t: &mut Bench) {
 /// Also when the last one lies in the future.
 pub fn tids_go_on(t: &mut Bench) {
     let tomorrow = Tid::from_time(SystemTime::now() + Duration::from_secs(86_400));
-    t.try_commit(copied(tomorrow, b' '), |commit| {
-        commit.store(ROOT, Tid::ZERO, b"data")
-    })
-    .expect("commit");
+    t.try_commit(copied(tomorrow, b' '), |commit| commit.store(ROOT, Tid::ZERO, b"data")).expect("commit");
     t.reopen();
     assert_eq!(t.storage.last_transaction(), tomorrow);
-    assert_eq!(
-        t.store(ROOT, tomorrow, b"next"),
-        Tid::ZERO.later_than(tomorrow)
-    );
+    assert_eq!(t.store(ROOT, tomorrow, b"next"), Tid::ZERO.later_than(tomorrow));
 }
 
 /// Clients keep a stock of them across a restart.
@@ -48,11 +42,7 @@ pub fn oids_are_never_handed_out_again(t: &mut Bench) {
     let mut highest = Oid(0);
     for _ in 0..3 {
         let oids = t.storage.new_oids(100).expect("oids");
-        assert!(
-            oids.iter().all(|&oid| oid > highest),
-            "{} after {highest}",
-            oids[0]
-        );
+        assert!(oids.iter().all(|&oid| oid > highest), "{} after {highest}", oids[0]);
         highest = oids.into_iter().max().expect("a hundred");
         t.reopen();
     }

@@ -13,10 +13,7 @@ const OIDS: [Oid; 4] = [Oid(0), Oid(1), Oid(0x1_0000), Oid(0x7fff_ffff)];
 pub fn readers_see_whole_transactions(t: &mut Bench) {
     let t = &*t;
     let write = |round: u32, serial: Tid| {
-        t.commit(|commit| {
-            OIDS.iter()
-                .try_for_each(|&oid| commit.store(oid, serial, &round.to_be_bytes()))
-        })
+        t.commit(|commit| OIDS.iter().try_for_each(|&oid| commit.store(oid, serial, &round.to_be_bytes())))
     };
     let mut serial = write(0, Tid::ZERO);
     let done = AtomicBool::new(false);
@@ -30,20 +27,14 @@ pub fn readers_see_whole_transactions(t: &mut Bench) {
                     let at_the_end = done.load(Ordering::Acquire);
                     let last = storage.last_transaction();
                     for oid in OIDS.iter().cycle().skip(reader).take(OIDS.len()) {
-                        let then = storage
-                            .load_before(*oid, after(last))
-                            .expect("load")
-                            .expect("there");
+                        let then = storage.load_before(*oid, after(last)).expect("load").expect("there");
                         assert_eq!(then.tid, last, "{oid} as of {last}");
                         if last == newest.0 {
                             assert_eq!(then.data, newest.1, "{oid} as of {last}");
                         }
                         assert!(last >= newest.0, "{last} after {}", newest.0);
                         newest = (last, then.data.to_vec());
-                        let now = storage
-                            .load_before(*oid, Tid::MAX)
-                            .expect("load")
-                            .expect("there");
+                        let now = storage.load_before(*oid, Tid::MAX).expect("load").expect("there");
                         assert!(now.tid >= last, "{oid} is older than what was seen before");
                         assert!(storage.current_tid(*oid).expect("there") >= now.tid);
                         assert_eq!(storage.load_serial(*oid, now.tid).expect("there"), now.data);
@@ -68,17 +59,10 @@ pub fn fresh_oids_are_unique_across_threads(t: &mut Bench) {
     let handed_out: Vec<Oid> = thread::scope(|scope| {
         let threads: Vec<_> = (1..=4)
             .map(|count| {
-                scope.spawn(move || {
-                    (0..200)
-                        .flat_map(|_| storage.new_oids(count).expect("oids"))
-                        .collect::<Vec<_>>()
-                })
+                scope.spawn(move || (0..200).flat_map(|_| storage.new_oids(count).expect("oids")).collect::<Vec<_>>())
             })
             .collect();
-        threads
-            .into_iter()
-            .flat_map(|thread| thread.join().expect("no panic"))
-            .collect()
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     });
     let unique: HashSet<_> = handed_out.iter().collect();
     assert_eq!((handed_out.len(), unique.len()), (2000, 2000));
@@ -98,10 +82,7 @@ pub fn a_commit_may_move_between_threads(t: &mut Bench) {
             commit
         });
         let commit = voted.join().expect("no panic");
-        scope
-            .spawn(move || commit.finish(&mut Direct).expect("finish"))
-            .join()
-            .expect("no panic")
+        scope.spawn(move || commit.finish(&mut Direct).expect("finish")).join().expect("no panic")
     });
     assert_eq!(t.load(Oid(0)).expect("load").tid, tid);
 }

@@ -16,10 +16,9 @@ const NO_DATA: &str = "_loadBack() failed";
 fn failures(error: StorageError) -> Vec<(Option<Oid>, String)> {
     match error {
         StorageError::Undo(failure) => vec![(failure.oid, failure.reason)],
-        StorageError::MultipleUndo(failures) => failures
-            .into_iter()
-            .map(|failure| (failure.oid, failure.reason))
-            .collect(),
+        StorageError::MultipleUndo(failures) => {
+            failures.into_iter().map(|failure| (failure.oid, failure.reason)).collect()
+        }
         other => panic!("expected that undo is refused, got {other:?}"),
     }
 }
@@ -44,12 +43,7 @@ fn revisions<const N: usize>(t: &Bench, records: [&[u8]; N]) -> [Tid; N] {
 /// The storage says that it can.
 pub fn can_undo(t: &mut Bench) {
     assert!(t.storage.capabilities().undo);
-    assert!(
-        t.storage
-            .undo_log(0, 20, &mut |_| true)
-            .expect("log")
-            .is_empty()
-    );
+    assert!(t.storage.undo_log(0, 20, &mut |_| true).expect("log").is_empty());
 }
 
 /// The record before is current again, as a revision of the undoing transaction.
@@ -62,35 +56,12 @@ pub fn undo_of_a_change(t: &mut Bench) {
     });
     assert_eq!(touched, [ROOT]);
     let found = t.load(ROOT).expect("load");
-    assert_eq!(
-        (found.data.as_ref(), found.tid),
-        (b"first".as_slice(), undone)
-    );
-    assert_eq!(
-        t.storage.load_serial(ROOT, undone).expect("load"),
-        b"first".as_slice()
-    );
-    let before = t
-        .storage
-        .load_before(ROOT, undone)
-        .expect("load")
-        .expect("second");
-    assert_eq!(
-        (before.data.as_ref(), before.tid, before.end),
-        (b"second".as_slice(), second, Some(undone))
-    );
-    let sizes: Vec<u64> = t
-        .storage
-        .history(ROOT, 10)
-        .expect("history")
-        .iter()
-        .map(|entry| entry.size)
-        .collect();
-    assert_eq!(
-        sizes,
-        [0, 6, 5],
-        "a record that points back has no size of its own"
-    );
+    assert_eq!((found.data.as_ref(), found.tid), (b"first".as_slice(), undone));
+    assert_eq!(t.storage.load_serial(ROOT, undone).expect("load"), b"first".as_slice());
+    let before = t.storage.load_before(ROOT, undone).expect("load").expect("second");
+    assert_eq!((before.data.as_ref(), before.tid, before.end), (b"second".as_slice(), second, Some(undone)));
+    let sizes: Vec<u64> = t.storage.history(ROOT, 10).expect("history").iter().map(|entry| entry.size).collect();
+    assert_eq!(sizes, [0, 6, 5], "a record that points back has no size of its own");
     if t.storage.capabilities().iteration {
         let (_, records) = t.iterate(Some(undone), None).pop().expect("one");
         assert_eq!(records.len(), 1);
@@ -107,33 +78,12 @@ pub fn undo_of_a_creation(t: &mut Bench) {
     no_such(ROOT, t.storage.load_before(ROOT, Tid::MAX));
     no_such(ROOT, t.storage.load_serial(ROOT, undone));
     no_such(ROOT, t.storage.current_tid(ROOT));
-    let before = t
-        .storage
-        .load_before(ROOT, undone)
-        .expect("load")
-        .expect("first");
-    assert_eq!(
-        (before.data.as_ref(), before.end),
-        (b"first".as_slice(), Some(undone))
-    );
-    assert_eq!(
-        t.storage
-            .load_before(ROOT, first)
-            .expect("known, but not yet then"),
-        None
-    );
+    let before = t.storage.load_before(ROOT, undone).expect("load").expect("first");
+    assert_eq!((before.data.as_ref(), before.end), (b"first".as_slice(), Some(undone)));
+    assert_eq!(t.storage.load_before(ROOT, first).expect("known, but not yet then"), None);
     let history = t.storage.history(ROOT, 10).expect("history");
-    assert_eq!(
-        history
-            .iter()
-            .map(|entry| (entry.tid, entry.size))
-            .collect::<Vec<_>>(),
-        [(undone, 0), (first, 5)]
-    );
-    no_such(
-        ROOT,
-        Err::<(), _>(t.refused(|commit| commit.check_current(ROOT, undone))),
-    );
+    assert_eq!(history.iter().map(|entry| (entry.tid, entry.size)).collect::<Vec<_>>(), [(undone, 0), (first, 5)]);
+    no_such(ROOT, Err::<(), _>(t.refused(|commit| commit.check_current(ROOT, undone))));
 }
 
 /// An undo is a transaction as any other.
@@ -147,11 +97,7 @@ pub fn undo_of_undo(t: &mut Bench) {
     assert_eq!(t.data(ROOT), b"first");
     if t.storage.capabilities().iteration {
         let (_, records) = t.iterate(Some(undone_again), None).pop().expect("one");
-        assert_eq!(
-            records[0].data_txn,
-            Some(undone),
-            "one step back, not the whole way"
-        );
+        assert_eq!(records[0].data_txn, Some(undone), "one step back, not the whole way");
     }
 }
 
@@ -161,10 +107,7 @@ pub fn undo_of_an_undone_creation(t: &mut Bench) {
     let undone = t.undo(first);
     let redone = t.undo(undone);
     let found = t.load(ROOT).expect("load");
-    assert_eq!(
-        (found.data.as_ref(), found.tid),
-        (b"first".as_slice(), redone)
-    );
+    assert_eq!((found.data.as_ref(), found.tid), (b"first".as_slice(), redone));
 }
 
 /// What counts is the record, not which transaction wrote it.
@@ -206,10 +149,7 @@ pub fn several_undos_in_one_transaction(t: &mut Bench) {
         Ok(())
     });
     let found = t.load(ROOT).expect("load");
-    assert_eq!(
-        (found.data.as_ref(), found.tid),
-        (b"first".as_slice(), undone)
-    );
+    assert_eq!((found.data.as_ref(), found.tid), (b"first".as_slice(), undone));
     assert_eq!(t.storage.history(ROOT, 10).expect("history").len(), 5);
     t.undo(undone);
     assert_eq!(t.data(ROOT), b"fourth");
@@ -243,12 +183,8 @@ pub fn undo_after_a_store_in_the_same_transaction(t: &mut Bench) {
 /// And touches none of the others.
 pub fn undo_of_several_objects_names_the_ones_that_fail(t: &mut Bench) {
     let oids = [ROOT, OTHER, THIRD];
-    let store_all = |data: &[u8], serial: Tid| {
-        t.commit(|commit| {
-            oids.iter()
-                .try_for_each(|&oid| commit.store(oid, serial, data))
-        })
-    };
+    let store_all =
+        |data: &[u8], serial: Tid| t.commit(|commit| oids.iter().try_for_each(|&oid| commit.store(oid, serial, data)));
     let first = store_all(b"first", Tid::ZERO);
     let second = store_all(b"second", first);
     let third = t.store(OTHER, second, b"third");
@@ -257,13 +193,7 @@ pub fn undo_of_several_objects_names_the_ones_that_fail(t: &mut Bench) {
     let error = t.refused(|commit| commit.undo(second).map(drop));
     let mut found = failures(error);
     found.sort_unstable();
-    assert_eq!(
-        found,
-        [
-            (Some(OTHER), MODIFIED.to_owned()),
-            (Some(THIRD), MODIFIED.to_owned())
-        ]
-    );
+    assert_eq!(found, [(Some(OTHER), MODIFIED.to_owned()), (Some(THIRD), MODIFIED.to_owned())]);
     t.store(OTHER, third, b"second");
     let third = t.storage.current_tid(THIRD).expect("known");
     t.store(THIRD, third, b"second");
@@ -293,10 +223,7 @@ pub fn undo_of_an_unknown_transaction(t: &mut Bench) {
     let [first] = revisions(t, [b"first"]);
     for unknown in [Tid::ZERO, Tid(first.0 + 1), Tid::MAX] {
         let error = t.refused(|commit| commit.undo(unknown).map(drop));
-        assert_eq!(
-            failures(error),
-            [(None, "Invalid transaction id".to_owned())]
-        );
+        assert_eq!(failures(error), [(None, "Invalid transaction id".to_owned())]);
     }
 }
 
@@ -304,15 +231,9 @@ pub fn undo_of_an_unknown_transaction(t: &mut Bench) {
 pub fn undo_of_a_packed_transaction(t: &mut Bench) {
     let [first] = revisions(t, [b"first"]);
     let packed = Tid(first.0 + 1);
-    t.try_commit(copied(packed, b'p'), |commit| {
-        commit.store(ROOT, first, b"second")
-    })
-    .expect("commit");
+    t.try_commit(copied(packed, b'p'), |commit| commit.store(ROOT, first, b"second")).expect("commit");
     let error = t.refused(|commit| commit.undo(packed).map(drop));
-    assert_eq!(
-        failures(error),
-        [(None, "non-undoable transaction".to_owned())]
-    );
+    assert_eq!(failures(error), [(None, "non-undoable transaction".to_owned())]);
 }
 
 /// There is nothing to it.
@@ -373,36 +294,18 @@ pub fn undo_log_filters_before_it_counts(t: &mut Bench) {
     let mut tids = Vec::new();
     let mut serial = Tid::ZERO;
     for user in [b"ada", b"bob", b"ada", b"bob", b"ada"] {
-        serial = t
-            .try_commit(told(user, b"why", b""), |commit| {
-                commit.store(ROOT, serial, b"data")
-            })
-            .expect("commit");
+        serial = t.try_commit(told(user, b"why", b""), |commit| commit.store(ROOT, serial, b"data")).expect("commit");
         tids.push(serial);
     }
     let by_ada = |first, last| {
-        let entries = t.storage.undo_log(first, last, &mut |entry| {
-            entry.metadata.user == b"ada".as_slice()
-        });
-        entries
-            .expect("log")
-            .into_iter()
-            .map(|entry| entry.tid)
-            .collect::<Vec<_>>()
+        let entries = t.storage.undo_log(first, last, &mut |entry| entry.metadata.user == b"ada".as_slice());
+        entries.expect("log").into_iter().map(|entry| entry.tid).collect::<Vec<_>>()
     };
     assert_eq!(by_ada(0, 20), [tids[4], tids[2], tids[0]]);
     assert_eq!(by_ada(1, 2), [tids[2]]);
     assert_eq!(by_ada(2, 3), [tids[0]]);
-    let entry = t
-        .storage
-        .undo_log(0, 1, &mut |_| true)
-        .expect("log")
-        .pop()
-        .expect("one");
-    assert_eq!(
-        (entry.status, entry.metadata.description.as_ref()),
-        (b' ', b"why".as_slice())
-    );
+    let entry = t.storage.undo_log(0, 1, &mut |_| true).expect("log").pop().expect("one");
+    assert_eq!((entry.status, entry.metadata.description.as_ref()), (b' ', b"why".as_slice()));
     assert!(entry.size > 0);
 }
 
@@ -410,14 +313,8 @@ pub fn undo_log_filters_before_it_counts(t: &mut Bench) {
 pub fn undo_log_ends_at_packed_transactions(t: &mut Bench) {
     let older = Tid(0x0300_0000_0000_0001);
     let packed = Tid(0x0300_0000_0000_0002);
-    t.try_commit(copied(older, b' '), |commit| {
-        commit.store(ROOT, Tid::ZERO, b"older")
-    })
-    .expect("commit");
-    t.try_commit(copied(packed, b'p'), |commit| {
-        commit.store(ROOT, older, b"packed")
-    })
-    .expect("commit");
+    t.try_commit(copied(older, b' '), |commit| commit.store(ROOT, Tid::ZERO, b"older")).expect("commit");
+    t.try_commit(copied(packed, b'p'), |commit| commit.store(ROOT, older, b"packed")).expect("commit");
     let newer = t.store(ROOT, packed, b"newer");
     let newest = t.store(ROOT, newer, b"newest");
     assert_eq!(log(t, 0, 20), [newest, newer]);
