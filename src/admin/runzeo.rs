@@ -225,7 +225,7 @@ struct Signals {
 impl Signals {
     fn install() -> io::Result<Self> {
         // A file that hits the size limit of the process is an error of the write, not the end.
-        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
