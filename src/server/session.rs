@@ -90,7 +90,7 @@ pub enum End {
     #[error("{0}")]
     Protocol(String),
     /// A call failed that wants no reply, so the client could not learn of it otherwise.
-    #[error("async `{0}` raised {1}")]
+    #[error("async `{0}` raised exception: {1}")]
     AsyncFault(&'static str, Fault),
     /// The client held the commit lock for too long.
     #[error("Transaction timeout after {0} seconds")]
@@ -290,14 +290,13 @@ impl Session {
             Ok(_) if call.is_async => {}
             Ok(value) => self.outbox.push(|out| self.dialect.put_reply(out, &call.id, &value)),
             Err(fault) => {
-                if fault.is_everyday() {
-                    debug!(target: "ZEO.asyncio.server", "({}) `{}` raised {fault}", self.label, call.method);
-                } else {
-                    let asynchronous = if call.is_async { "async " } else { "" };
-                    warn!(target: "ZEO.asyncio.server", "({}) {asynchronous}`{}` raised {fault}", self.label, call.method);
-                }
                 if call.is_async {
                     return Err(End::AsyncFault(call.method, fault));
+                }
+                if fault.is_everyday() {
+                    debug!(target: "ZEO.asyncio.server", "({}) `{}` raised exception: {fault}", self.label, call.method);
+                } else {
+                    warn!(target: "ZEO.asyncio.server", "({}) `{}` raised exception: {fault}", self.label, call.method);
                 }
                 self.outbox.push(|out| self.dialect.put_fault(out, &call.id, &fault));
             }
