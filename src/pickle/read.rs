@@ -15,6 +15,10 @@ use super::{number, string};
 /// The deepest tree of values: deep enough for any message or extension, shallow enough to recurse on.
 pub const MAX_DEPTH: usize = 200;
 
+/// The most containers that may be under construction at once: at each depth one is filled, by an
+/// opcode that takes all from a mark.
+const MAX_MARKS: usize = 2 * MAX_DEPTH;
+
 /// What a pickle may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -128,6 +132,7 @@ enum Fault {
     Stack,
     Argument,
     Global(String),
+    TooDeep,
     TooMany,
 }
 
@@ -177,6 +182,7 @@ impl<'a> Machine<'a> {
                 Fault::Stack => PickleError::Stack { opcode, position },
                 Fault::Argument => PickleError::Argument { opcode, position },
                 Fault::Global(name) => PickleError::Global(name),
+                Fault::TooDeep => PickleError::TooDeep,
                 Fault::TooMany => PickleError::TooMany,
             })?;
         }
@@ -206,6 +212,9 @@ impl<'a> Machine<'a> {
             }
 
             b'(' => {
+                if self.marks.len() >= MAX_MARKS {
+                    return Err(Fault::TooDeep);
+                }
                 self.marks.push(self.stack.len());
                 Ok(())
             }
@@ -327,6 +336,9 @@ impl<'a> Machine<'a> {
             let id = *self.memo.get(&key).ok_or(Fault::Stack)?;
             self.push_again(id)
         } else {
+            if self.memo.len() >= self.rules.max_values {
+                return Err(Fault::TooMany);
+            }
             let top = self.top()?;
             self.memo.insert(key, top);
             Ok(())
