@@ -30,6 +30,9 @@ mod read;
 mod scan;
 mod undo;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
