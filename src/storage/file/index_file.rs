@@ -3,13 +3,13 @@
 //! The file is a row of pickles: the position up to which it is valid, then for each six-byte prefix of oids
 //! a pair of the prefix and a string, then `None`. The string has the two-byte suffixes in order and then
 //! their six-byte positions. It is written as Python 3 writes it, byte for byte, and read as Python 2 wrote
-//! it, too.
+//! it, too; [`super::index_legacy`] has what was before that.
 //!
 //! An index file is a shortcut, never a source of truth: whatever is wrong with it, the data file is
 //! scanned instead. It is never ahead of data that is durable.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::path::Path;
 
 use tracing::warn;
@@ -19,6 +19,7 @@ use super::format::{
     TransactionHeader,
 };
 use super::index::Index;
+use super::index_legacy;
 use super::io::{Window, replace_durably, with_suffix};
 use super::read::{View, data_header_within};
 use crate::ids::Tid;
@@ -44,6 +45,8 @@ pub(super) enum IndexFileError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Content(&'static str),
+    #[error("a file of an older kind")]
+    Older,
 }
 
 /// Writes the index of a data file.
@@ -70,7 +73,17 @@ pub(super) fn load(data_file: &Path) -> Option<Saved> {
             return None;
         }
     };
-    match read(&mut BufReader::with_capacity(1 << 16, file)) {
+    let mut input = BufReader::with_capacity(1 << 16, file);
+    let saved = match read(&mut input) {
+        Err(IndexFileError::Older) => {
+            // All of it in memory, three times over: only once, then it is written in today's form.
+            let mut content = Vec::new();
+            let read = input.rewind().and_then(|()| input.read_to_end(&mut content));
+            read.map_err(IndexFileError::Io).and_then(|_| index_legacy::read(&content.into()))
+        }
+        saved => saved,
+    };
+    match saved {
         Ok(saved) => Some(saved),
         Err(error) => {
             warn!(target: "ZODB.FileStorage", "loading index {}: {error}", path.display());
@@ -193,7 +206,7 @@ fn low_bytes(number: u64) -> [u8; 6] {
 
 fn read(input: &mut impl BufRead) -> Result<Saved, IndexFileError> {
     let Pickle::Position(end) = read_pickle(input)? else {
-        return Err(IndexFileError::Content("an index of an older kind"));
+        return Err(IndexFileError::Older);
     };
     let mut index = Index::default();
     loop {
@@ -227,7 +240,7 @@ pub(super) fn read_bucket(index: &mut Index, end: u64, prefix: &[u8], bucket: &[
     Ok(())
 }
 
-fn number(low: [u8; 6]) -> u64 {
+pub(super) fn number(low: [u8; 6]) -> u64 {
     low.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte))
 }
 

@@ -32,7 +32,10 @@ impl FileStorage {
 
     /// As [`open`](Self::open), with a clock for the tids.
     pub(super) fn open_with_clock(options: &Options, clock: fn() -> SystemTime) -> Result<Self> {
-        let &Options { ref path, read_only, create, quota, .. } = options;
+        let &Options { read_only, create, quota, .. } = options;
+        // A daemon may change its directory while the file is open.
+        let absolute = std::path::absolute(&options.path);
+        let path = &absolute.map_err(|source| io_error("find", &options.path, source))?;
         if read_only && create {
             return Err(StorageError::Refused("can't create a read-only file".to_owned()));
         }
@@ -45,7 +48,7 @@ impl FileStorage {
 
         let largest = state.index.last_oid().unwrap_or(Oid::ZERO);
         Ok(Self {
-            name: path.to_string_lossy().into_owned(),
+            name: options.path.to_string_lossy().into_owned(),
             read_only,
             quota,
             clock,
