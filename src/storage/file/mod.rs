@@ -32,6 +32,8 @@ mod scan;
 mod undo;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
