@@ -11,10 +11,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("pickle", &["ids"]),
     ("wire", &["ids", "pickle"]),
     ("storage", &["ids", "sync", "pickle"]),
-    ("config", &[]),
-    ("logging", &["sync", "config"]),
+    ("literals", &[]),
+    ("config", &["literals", "logging"]),
+    ("logging", &["sync", "literals"]),
     ("server", &["ids", "sync", "pickle", "wire", "storage", "logging"]),
-    ("admin", &["config", "logging", "server", "storage"]),
+    ("admin", &["literals", "config", "logging", "server", "storage"]),
 ];
 
 fn rust_files(directory: &Path) -> Vec<PathBuf> {

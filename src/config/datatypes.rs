@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::literals::{is_space, parse_int, repr};
+use crate::literals::{is_space, parse_int, repr};
 
 /// An address to listen on or to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub fn integer_list(text: &str) -> Result<Vec<i64>, String> {
 /// A number in base 8.
 pub fn octal(text: &str) -> Result<u32, String> {
     let invalid = || format!("invalid literal for int() with base 8: {}", repr(text));
-    let digits = super::literals::strip(text);
+    let digits = crate::literals::strip(text);
     let digits = digits.strip_prefix("0o").or_else(|| digits.strip_prefix("0O")).unwrap_or(digits);
     u32::from_str_radix(digits, 8).map_err(|_| invalid())
 }
@@ -79,9 +79,7 @@ fn multiplied(text: &str, suffixes: &[(&str, i64)]) -> Result<i64, String> {
         .iter()
         .find_map(|(suffix, factor)| lower.strip_suffix(suffix).map(|digits| (digits, *factor)))
         .unwrap_or((&lower, 1));
-    parse_int(digits)?
-        .checked_mul(factor)
-        .ok_or_else(|| format!("number out of range: {text}"))
+    parse_int(digits)?.checked_mul(factor).ok_or_else(|| format!("number out of range: {text}"))
 }
 
 /// Names joined by dots.

@@ -2,9 +2,9 @@
 
 use super::datatypes::{boolean, byte_size, dotted_name, string};
 use super::error::{ConfigError, Position};
-use super::literals::parse_int;
 use super::section::Section;
 use super::settings::Content;
+use crate::literals::parse_int;
 use crate::logging::{
     DEFAULT_DATE_FORMAT, DEFAULT_FORMAT, EventLogSettings, Format, HandlerSettings, Level, Rotation, Schedule, Style,
     Target,
@@ -40,7 +40,9 @@ pub fn handler_values(section: &Section<Content>) -> Result<HandlerValues, Confi
         max_size: section.get("max-size", byte_size)?.unwrap_or(0),
         when: section.get("when", string)?.unwrap_or_default(),
         interval: section.get("interval", parse_int)?.unwrap_or(0),
-        format: section.get("format", |text| Ok(control_characters(text)))?.unwrap_or_else(|| DEFAULT_FORMAT.to_owned()),
+        format: section
+            .get("format", |text| Ok(control_characters(text)))?
+            .unwrap_or_else(|| DEFAULT_FORMAT.to_owned()),
         encoding: section.get("encoding", string)?.filter(|name| !name.is_empty()),
         delay: section.get("delay", boolean)?.unwrap_or(false),
         level,
@@ -56,8 +58,8 @@ pub fn event_log(section: Section<Content>, position: &Position) -> Result<Event
     let mut handlers = Vec::new();
     for content in section.into_children() {
         if let Content::Handler(values) = content {
-            let handler = handler(*values)
-                .map_err(|message| ConfigError::Value { message, position: position.clone() })?;
+            let handler =
+                handler(*values).map_err(|message| ConfigError::Value { message, position: position.clone() })?;
             handlers.push(handler);
         }
     }
@@ -115,9 +117,5 @@ fn rotation(old_files: i64, max_size: i64, when: &str, interval: i64) -> Result<
 
 /// Puts control characters in the place of their escapes.
 fn control_characters(text: &str) -> String {
-    text.replace("\\n", "\n")
-        .replace("\\t", "\t")
-        .replace("\\b", "\x08")
-        .replace("\\f", "\x0c")
-        .replace("\\r", "\r")
+    text.replace("\\n", "\n").replace("\\t", "\t").replace("\\b", "\x08").replace("\\f", "\x0c").replace("\\r", "\r")
 }

@@ -3,7 +3,7 @@
 //! The language is line oriented. White space around a line does not count, there are no
 //! continuation lines, no quotes, and no comments behind a value: `key v # x` has the value `v # x`.
 
-use super::literals::{is_space, repr};
+use crate::literals::{is_space, repr};
 
 /// A line, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,6 @@ pub mod datatypes;
 mod error;
 mod event_log;
 mod grammar;
-pub mod literals;
 mod overrides;
 mod reader;
 mod refusals;

@@ -25,8 +25,7 @@ impl Overrides {
                 message: message.to_owned(),
                 position: Position::Override(option.clone()),
             };
-            let (path, value) =
-                option.split_once('=').ok_or_else(|| syntax("invalid configuration specifier"))?;
+            let (path, value) = option.split_once('=').ok_or_else(|| syntax("invalid configuration specifier"))?;
             let mut names = Vec::new();
             for name in path.split('/') {
                 if name.is_empty() {
@@ -67,9 +66,11 @@ impl Overrides {
     pub fn take_section(&mut self, kind: &str, name: Option<&str>) -> Self {
         let belongs = |item: &mut Override| {
             item.path.len() > 1
-                && item.path.first().map(|first| first.to_lowercase()).is_some_and(|first| {
-                    first == kind || Some(first.as_str()) == name
-                })
+                && item
+                    .path
+                    .first()
+                    .map(|first| first.to_lowercase())
+                    .is_some_and(|first| first == kind || Some(first.as_str()) == name)
         };
         let mut taken: Vec<Override> = self.0.extract_if(.., belongs).collect();
         for item in &mut taken {

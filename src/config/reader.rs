@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::error::{ConfigError, Position};
 use super::grammar::{self, Line};
-use super::literals::{repr, strip};
 use super::overrides::Overrides;
 use super::refusals;
 use super::schema::{ABSTRACT_TYPES, IMPORTED_PACKAGES, SECTION_TYPES, SectionType, TOP};
@@ -13,6 +12,7 @@ use super::section::Section;
 use super::settings::{self, Content};
 use super::source::{self, Source};
 use super::substitution::{SubstitutionError, is_name, substitute};
+use crate::literals::{repr, strip};
 
 /// How deep files may include each other. A file that includes itself ends here.
 const INCLUDE_DEPTH_MAX: usize = 50;
@@ -56,8 +56,7 @@ impl Reader {
                     if empty { end(current, section, &position)? } else { open.push(section) }
                 }
                 Line::End(kind) => {
-                    let section =
-                        open.pop().ok_or_else(|| syntax("unexpected section end".to_owned(), &position))?;
+                    let section = open.pop().ok_or_else(|| syntax("unexpected section end".to_owned(), &position))?;
                     if section.kind().name != kind {
                         return Err(syntax("unbalanced section end".to_owned(), &position));
                     }
@@ -94,15 +93,12 @@ impl Reader {
         position: &Position,
     ) -> Result<Section<Content>, ConfigError> {
         if ABSTRACT_TYPES.contains(&kind) {
-            let message = format!(
-                "concrete sections cannot match abstract section types; found abstract type {}",
-                repr(kind)
-            );
+            let message =
+                format!("concrete sections cannot match abstract section types; found abstract type {}", repr(kind));
             return Err(syntax(message, position));
         }
-        let found = self
-            .section_type(kind)
-            .ok_or_else(|| syntax(format!("unknown type name: {}", repr(kind)), position))?;
+        let found =
+            self.section_type(kind).ok_or_else(|| syntax(format!("unknown type name: {}", repr(kind)), position))?;
         let section = outer.child(found, name).map_err(|message| syntax(message, position))?;
         refusals::section(kind, position)?;
         Ok(section)
@@ -131,8 +127,8 @@ impl Reader {
         if package.split('.').any(str::is_empty) {
             return Err(syntax(format!("illegal schema component name: {}", repr(&package)), position));
         }
-        let known = IMPORTED_PACKAGES.contains(&package.as_str())
-            || SECTION_TYPES.iter().any(|kind| kind.package == package);
+        let known =
+            IMPORTED_PACKAGES.contains(&package.as_str()) || SECTION_TYPES.iter().any(|kind| kind.package == package);
         if !known {
             return Err(refusals::package(&package, position));
         }
@@ -148,11 +144,7 @@ impl Reader {
 }
 
 /// Completes `section`, which ends at `position` inside `outer`.
-fn end(
-    outer: &mut Section<Content>,
-    mut section: Section<Content>,
-    position: &Position,
-) -> Result<(), ConfigError> {
+fn end(outer: &mut Section<Content>, mut section: Section<Content>, position: &Position) -> Result<(), ConfigError> {
     section.finish(position)?;
     let kind = section.kind();
     let name = section.name().map(str::to_owned);

@@ -3,7 +3,8 @@
 
 use super::error::{ConfigError, Position};
 
-const BACKENDS: &str = "it serves <filestorage> and <mappingstorage>; keep serving this storage with the original runzeo";
+const BACKENDS: &str =
+    "it serves <filestorage> and <mappingstorage>; keep serving this storage with the original runzeo";
 const HANDLERS: &str = "log to a file with <logfile>, or to the service manager with <logfile> and path STDERR";
 const AUTHENTICATION: &str = "remove the key and let a firewall or a Unix domain socket guard the server";
 
@@ -29,9 +30,7 @@ pub fn key(kind: &str, key: &str, value: &str, position: &Position) -> Result<()
         ("filestorage", "blob-dir") if !value.is_empty() => {
             "blobs are not served yet; keep serving this storage with the original runzeo"
         }
-        ("filestorage", "packer") if !value.is_empty() => {
-            "it names Python code; remove the key, packing is built in"
-        }
+        ("filestorage", "packer") if !value.is_empty() => "it names Python code; remove the key, packing is built in",
         ("zeo", "client-conflict-resolution") if super::datatypes::boolean(value) == Ok(true) => {
             "remove the key, conflicts are answered by the server"
         }

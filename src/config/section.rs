@@ -3,10 +3,10 @@
 
 use super::datatypes::basic_key;
 use super::error::{ConfigError, Position};
-use super::literals::repr;
 use super::overrides::Overrides;
 use super::refusals;
 use super::schema::{SectionType, Slot};
+use crate::literals::repr;
 
 /// A section of type `T`'s parts: its own values, and inner sections already turned into `T`s.
 #[derive(Debug)]
@@ -79,8 +79,7 @@ impl<T> Section<T> {
 
     /// Adds a value of the file. One that the command line overrides is not looked at.
     pub fn add_value(&mut self, key: &str, value: String, position: Position) -> Result<(), ConfigError> {
-        let real_key =
-            basic_key(key).map_err(|message| ConfigError::Value { message, position: position.clone() })?;
+        let real_key = basic_key(key).map_err(|message| ConfigError::Value { message, position: position.clone() })?;
         if self.overrides.has_key(&real_key) {
             return Ok(());
         }
@@ -89,7 +88,10 @@ impl<T> Section<T> {
 
     fn set(&mut self, written: &str, key: &str, value: String, position: Position) -> Result<(), ConfigError> {
         let Some(known) = self.kind.keys.iter().find(|known| known.name == key) else {
-            return Err(ConfigError::Syntax { message: format!("{} is not a known key name", repr(written)), position });
+            return Err(ConfigError::Syntax {
+                message: format!("{} is not a known key name", repr(written)),
+                position,
+            });
         };
         if self.values.iter().any(|(key, _, _)| *key == known.name) {
             let message = format!("{} does not support multiple values", repr(written));
@@ -129,27 +131,16 @@ impl<T> Section<T> {
     }
 
     /// The value of `key` after `convert`, if the section has one.
-    pub fn get<V>(
-        &self,
-        key: &str,
-        convert: impl FnOnce(&str) -> Result<V, String>,
-    ) -> Result<Option<V>, ConfigError> {
+    pub fn get<V>(&self, key: &str, convert: impl FnOnce(&str) -> Result<V, String>) -> Result<Option<V>, ConfigError> {
         let Some((_, value, position)) = self.values.iter().find(|(name, _, _)| *name == key) else {
             return Ok(None);
         };
-        convert(value)
-            .map(Some)
-            .map_err(|message| ConfigError::Value { message, position: position.clone() })
+        convert(value).map(Some).map_err(|message| ConfigError::Value { message, position: position.clone() })
     }
 
     /// As [`get`](Self::get), for a key that [`finish`](Self::finish) has found to be there.
-    pub fn require<V>(
-        &self,
-        key: &str,
-        convert: impl FnOnce(&str) -> Result<V, String>,
-    ) -> Result<V, ConfigError> {
-        self.get(key, convert)?
-            .ok_or_else(|| ConfigError::Plain(format!("no values for {}; 1 required", repr(key))))
+    pub fn require<V>(&self, key: &str, convert: impl FnOnce(&str) -> Result<V, String>) -> Result<V, ConfigError> {
+        self.get(key, convert)?.ok_or_else(|| ConfigError::Plain(format!("no values for {}; 1 required", repr(key))))
     }
 
     /// The inner sections, in file order.

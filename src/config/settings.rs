@@ -8,8 +8,8 @@ use super::datatypes::{
 };
 use super::error::{ConfigError, Position};
 use super::event_log::{self, HandlerValues};
-use super::literals::{parse_float, parse_int};
 use super::section::Section;
+use crate::literals::{parse_float, parse_int};
 use crate::logging::EventLogSettings;
 
 /// A `zeo.conf`.
@@ -122,8 +122,7 @@ pub fn configuration(top: Section<Content>) -> Result<Configuration, ConfigError
             Content::Handler(_) => {}
         }
     }
-    let server = server
-        .ok_or_else(|| ConfigError::Plain("no values for section type 'zeo'; 1 required".to_owned()))?;
+    let server = server.ok_or_else(|| ConfigError::Plain("no values for section type 'zeo'; 1 required".to_owned()))?;
     Ok(Configuration { server, storages, event_log, warnings })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::ConfigError;
-use super::literals::repr;
+use crate::literals::repr;
 
 /// A file that has been read.
 #[derive(Debug)]
@@ -76,9 +76,8 @@ fn read(url: &str) -> Result<Source, ConfigError> {
     let encoded = rest.strip_prefix("//").unwrap_or(rest);
     let encoded = encoded.strip_prefix("localhost/").map_or(encoded.to_owned(), |rest| format!("/{rest}"));
     let path = unquote(&encoded);
-    let bytes = std::fs::read(&path).map_err(|error| {
-        ConfigError::Plain(format!("error opening file {path}: {}", os_error(&error, &path)))
-    })?;
+    let bytes = std::fs::read(&path)
+        .map_err(|error| ConfigError::Plain(format!("error opening file {path}: {}", os_error(&error, &path))))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count() + 1;
         ConfigError::Plain(format!("the file is not UTF-8 text\n(line {line} in {url})"))
@@ -169,9 +168,6 @@ mod tests {
         let error = open_relative("file:///a", "http://h/zeo.conf").unwrap_err().to_string();
         assert!(error.starts_with("error opening URL http://h/zeo.conf: "), "{error}");
         let error = open("/no/such.conf").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "error opening file /no/such.conf: [Errno 2] No such file or directory: '/no/such.conf'"
-        );
+        assert_eq!(error, "error opening file /no/such.conf: [Errno 2] No such file or directory: '/no/such.conf'");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::literals::repr;
+use crate::literals::repr;
 
 /// Why a value cannot be substituted.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,13 +109,9 @@ mod tests {
 
     #[test]
     fn names_are_replaced_once() {
-        for (text, result) in [
-            ("plain", "plain"),
-            ("$x/a", "$y/a"),
-            ("${X}a", "$ya"),
-            ("$(HOME)/a", "/h/a"),
-            ("$$x $$$$", "$x $$"),
-        ] {
+        for (text, result) in
+            [("plain", "plain"), ("$x/a", "$y/a"), ("${X}a", "$ya"), ("$(HOME)/a", "/h/a"), ("$$x $$$$", "$x $$")]
+        {
             assert_eq!(substitute(text, &Fixed), Ok(result.to_owned()), "{text}");
         }
     }

@@ -37,7 +37,7 @@ impl Style {
             "safe-template" => Ok(Self::SafeTemplate),
             _ => Err(format!(
                 "log_format_style must be one of 'classic', 'format', 'safe-template', 'template'; found {}",
-                crate::config::literals::repr(text)
+                crate::literals::repr(text)
             )),
         }
     }
@@ -107,7 +107,7 @@ impl Format {
 
 fn field(name: &str) -> Result<Field, String> {
     Field::parse(name).ok_or_else(|| {
-        format!("unknown field {} in log format; known are {}", crate::config::literals::repr(name), Field::names())
+        format!("unknown field {} in log format; known are {}", crate::literals::repr(name), Field::names())
     })
 }
 
@@ -151,7 +151,9 @@ fn classic(text: &str) -> Result<Vec<Piece>, String> {
                 pieces.push(Piece::Field(field, spec));
             }
             Some((index, c)) => {
-                return Err(format!("'%{c}' at index {index} names no field; write %(name)s, or %% for a percent sign"));
+                return Err(format!(
+                    "'%{c}' at index {index} names no field; write %(name)s, or %% for a percent sign"
+                ));
             }
         }
     }
@@ -360,7 +362,7 @@ impl Spec {
     fn render(&self, value: &Value<'_>) -> (String, String) {
         let text = match (self.conversion, value) {
             ('s', Value::Text(text)) => text.to_string(),
-            ('r' | 'a', Value::Text(text)) => crate::config::literals::repr(text),
+            ('r' | 'a', Value::Text(text)) => crate::literals::repr(text),
             ('s' | 'r' | 'a', number) => number.to_string(),
             (_, Value::Text(text)) => text.to_string(),
             (_, Value::Integer(number)) => return self.number(*number),
@@ -508,14 +510,20 @@ mod tests {
     #[test]
     fn other_styles() {
         for (style, text, result) in [
-            (Style::Format, "{{}} {name} {levelname:>6}|{levelname:*^8}|{levelno:04d}", "{} ZEO.runzeo   INFO|**INFO**|0020"),
+            (
+                Style::Format,
+                "{{}} {name} {levelname:>6}|{levelname:*^8}|{levelno:04d}",
+                "{} ZEO.runzeo   INFO|**INFO**|0020",
+            ),
             (Style::Format, "{message!r:8}{levelno:5}|", "\"it's\"     20|"),
             (Style::Template, "$$ $name ${levelno}x", "$ ZEO.runzeo 20x"),
             (Style::SafeTemplate, "$nope ${nope} $1 $name", "$nope ${nope} $1 ZEO.runzeo"),
         ] {
             assert_eq!(show(style, text).as_deref(), Ok(result), "{text}");
         }
-        for (style, text) in [(Style::Format, "{"), (Style::Format, "}"), (Style::Format, "{0}"), (Style::Template, "$nope")] {
+        for (style, text) in
+            [(Style::Format, "{"), (Style::Format, "}"), (Style::Format, "{0}"), (Style::Template, "$nope")]
+        {
             assert!(show(style, text).is_err(), "{text}");
         }
     }

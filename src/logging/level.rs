@@ -35,7 +35,7 @@ impl Level {
             "all" => Self(1),
             "notset" => Self(0),
             other => {
-                let number = crate::config::literals::parse_int(other)?;
+                let number = crate::literals::parse_int(other)?;
                 match u8::try_from(number) {
                     Ok(level @ 0..=50) => Self(level),
                     _ => return Err(format!("log level not in range: {number}")),

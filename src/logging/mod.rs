@@ -40,6 +40,8 @@ pub use level::Level;
 pub use schedule::Schedule;
 pub use settings::{EventLogSettings, HandlerSettings, Rotation, Target};
 
+pub use crate::{blather, critical};
+
 use crate::sync::Mutex;
 use handler::Handler;
 use record::Record;
@@ -58,6 +60,11 @@ macro_rules! blather {
     (target: $target:expr, $($message:tt)+) => {
         ::tracing::event!(target: $target, ::tracing::Level::DEBUG, levelno = 15u64, $($message)+)
     };
+}
+
+/// The time and date of the place as C's `ctime` writes them.
+pub fn ctime_now() -> String {
+    record::local_time(SystemTime::now(), "%a %b %e %H:%M:%S %Y")
 }
 
 /// A log that cannot be set up.

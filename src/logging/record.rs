@@ -149,7 +149,9 @@ impl Record<'_> {
     /// The value of `field`; `date_format` is for `asctime`.
     pub fn value(&self, field: Field, date_format: &str) -> Value<'_> {
         let file = Path::new(self.file);
-        let part = |part: Option<&std::ffi::OsStr>| Value::Text(part.unwrap_or_default().to_string_lossy().into_owned().into());
+        let part = |part: Option<&std::ffi::OsStr>| {
+            Value::Text(part.unwrap_or_default().to_string_lossy().into_owned().into())
+        };
         match field {
             Field::Asctime => Value::Text(local_time(self.created, date_format).into()),
             Field::Created => Value::Float(seconds(self.created, UNIX_EPOCH)),
@@ -170,9 +172,7 @@ impl Record<'_> {
             Field::ProcessName => Value::Text("MainProcess".into()),
             Field::RelativeCreated => Value::Float(seconds(self.created, *START) * 1000.0),
             Field::Thread => Value::Integer(rustix::thread::gettid().as_raw_nonzero().get().into()),
-            Field::ThreadName => {
-                Value::Text(std::thread::current().name().unwrap_or("Thread").to_owned().into())
-            }
+            Field::ThreadName => Value::Text(std::thread::current().name().unwrap_or("Thread").to_owned().into()),
         }
     }
 }
@@ -202,6 +202,5 @@ pub fn local_time(time: SystemTime, format: &str) -> String {
 fn format_date(time: SystemTime, format: &str) -> Result<String, jiff::Error> {
     let zoned = Timestamp::try_from(time)?.to_zoned(TimeZone::system());
     // Lenient: what is no directive stays as it is, as in the C library.
-    strtime::BrokenDownTime::from(&zoned)
-        .to_string_with_config(&strtime::Config::new().lenient(true), format)
+    strtime::BrokenDownTime::from(&zoned).to_string_with_config(&strtime::Config::new().lenient(true), format)
 }

@@ -39,9 +39,9 @@ impl Schedule {
             "MIDNIGHT" => When::Midnight,
             _ => match when.strip_prefix('W').map(|day| (day.len(), day.parse::<i8>())) {
                 None => return Err(format!("Invalid rollover interval specified: {when}")),
-                Some((1, Ok(day @ 0..=6))) => Weekday::from_monday_zero_offset(day)
-                    .map(When::EndOf)
-                    .map_err(|error| error.to_string())?,
+                Some((1, Ok(day @ 0..=6))) => {
+                    Weekday::from_monday_zero_offset(day).map(When::EndOf).map_err(|error| error.to_string())?
+                }
                 Some((1, _)) => return Err(format!("Invalid day specified for weekly rollover: {when}")),
                 Some(_) => {
                     return Err(format!(
@@ -57,9 +57,7 @@ impl Schedule {
     pub fn next(&self, time: SystemTime) -> SystemTime {
         match self.when {
             When::Midnight => midnight_after(time, |_| true).unwrap_or(time + self.length()),
-            When::EndOf(day) => {
-                midnight_after(time, |date| date.weekday() == day).unwrap_or(time + self.length())
-            }
+            When::EndOf(day) => midnight_after(time, |date| date.weekday() == day).unwrap_or(time + self.length()),
             _ => time + self.length(),
         }
     }

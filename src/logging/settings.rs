@@ -20,11 +20,7 @@ impl Default for EventLogSettings {
     fn default() -> Self {
         Self {
             level: Level::INFO,
-            handlers: vec![HandlerSettings {
-                level: Level(0),
-                format: Format::default(),
-                target: Target::Stderr,
-            }],
+            handlers: vec![HandlerSettings { level: Level(0), format: Format::default(), target: Target::Stderr }],
         }
     }
 }

@@ -5,6 +5,9 @@
 //! ([`crate::wire`]), for transaction extensions and old `.index` files ([`crate::storage`]), and to
 //! find the class of an object record ([`record`]).
 
+// What is read here was written by strangers.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
 mod number;
 mod python;
 mod read;

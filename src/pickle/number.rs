@@ -1,7 +1,5 @@
 //! Integers and floats that protocol 0 spells as text.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use bytes::Bytes;
 
 use super::value::Value;
@@ -29,11 +27,7 @@ pub(super) fn float(text: &[u8]) -> Option<Value> {
     if text.len() > MAX_DIGITS {
         return None;
     }
-    std::str::from_utf8(text)
-        .ok()?
-        .parse()
-        .ok()
-        .map(Value::Float)
+    std::str::from_utf8(text).ok()?.parse().ok().map(Value::Float)
 }
 
 fn decimal(text: &[u8]) -> Option<Value> {
@@ -69,10 +63,7 @@ fn decimal(text: &[u8]) -> Option<Value> {
     Some(Value::from_le_bytes(&Bytes::from(bytes)))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the low half is what is asked for"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
 fn low_half(wide: u64) -> u32 {
     wide as u32
 }

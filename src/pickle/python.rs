@@ -6,10 +6,10 @@
 //! keys of dicts. (Before Python 3.12 a key of one letter may come out as another object than a
 //! value of that letter, which depends on the names that the interpreter was built with.)
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::value::Value;
-use super::write::{BATCH, put_bool, put_bytes, put_float, put_int, put_long, put_text};
+use super::write::{BATCH, put, put_bool, put_bytes, put_float, put_int, put_long, put_text};
 
 /// The pickle of what `value` would have become on a Python 3 server that read it from a message
 /// written in "fast" mode.
@@ -42,12 +42,7 @@ struct Pickler<'a> {
 
 impl<'a> Pickler<'a> {
     fn new(interns_keys: bool) -> Self {
-        Self {
-            out: b"\x80\x03".to_vec(),
-            memoized: 0,
-            shared: HashMap::new(),
-            interns_keys,
-        }
+        Self { out: b"\x80\x03".to_vec(), memoized: 0, shared: HashMap::new(), interns_keys }
     }
 
     fn dump(mut self, value: &'a Value) -> Option<Vec<u8>> {
@@ -156,12 +151,7 @@ impl<'a> Pickler<'a> {
         self.save_string(text, shared, put_text);
     }
 
-    fn save_string(
-        &mut self,
-        string: &'a [u8],
-        shared: Option<Shared<'a>>,
-        put: fn(&[u8], &mut Vec<u8>),
-    ) {
+    fn save_string(&mut self, string: &'a [u8], shared: Option<Shared<'a>>, put: fn(&[u8], &mut Vec<u8>)) {
         if let Some(shared) = shared {
             if let Some(&index) = self.shared.get(&shared) {
                 self.put_index(b'h', b'j', index);
@@ -175,7 +165,7 @@ impl<'a> Pickler<'a> {
 
     fn memoize(&mut self) {
         self.put_index(b'q', b'r', self.memoized);
-        self.memoized += 1;
+        self.memoized = self.memoized.saturating_add(1);
     }
 
     fn put_index(&mut self, short: u8, long: u8, index: usize) {
@@ -183,7 +173,7 @@ impl<'a> Pickler<'a> {
             self.out.extend([short, byte]);
         } else {
             self.out.push(long);
-            let index = u32::try_from(index).expect("more objects than bytes in a frame");
+            let index = u32::try_from(index).expect("4 Gi objects do not fit the frame they came in");
             self.out.extend(index.to_le_bytes());
         }
     }
@@ -197,28 +187,26 @@ fn is_latin1_character(text: &[u8]) -> bool {
 /// Whether a Python dict would keep all of the pairs. Says no where it would have to reason about
 /// equality of numbers.
 fn keys_are_unique(pairs: &[(Value, Value)]) -> bool {
-    let mut seen = std::collections::HashSet::new();
-    pairs.iter().all(|(key, _)| {
-        let mut canonical = Vec::new();
-        let mut has_float = false;
-        canonical_key(key, &mut canonical, &mut has_float);
-        (!has_float || pairs.len() == 1) && seen.insert(canonical)
-    })
+    let mut seen = HashSet::with_capacity(pairs.len());
+    pairs.len() <= 1
+        || pairs.iter().all(|(key, _)| {
+            let mut canonical = Vec::new();
+            put_canonical(key, &mut canonical).is_some() && seen.insert(canonical)
+        })
 }
 
-/// Appends a form that is the same for keys that Python finds equal.
-fn canonical_key(key: &Value, out: &mut Vec<u8>, has_float: &mut bool) {
+/// Appends a form that is the same for keys that Python finds equal; `None` for floats, which may equal integers.
+fn put_canonical(key: &Value, out: &mut Vec<u8>) -> Option<()> {
     match key {
+        Value::Float(_) => return None,
         Value::Bool(bool) => put_int(i64::from(*bool), out),
         Value::Native(native) => put_text(native, out),
         Value::Tuple(items) => {
             out.push(b'(');
-            for item in items {
-                canonical_key(item, out, has_float);
-            }
+            items.iter().try_for_each(|item| put_canonical(item, out))?;
             out.push(b't');
         }
-        Value::Float(_) => *has_float = true,
-        other => super::write::put(other, out),
+        other => put(other, out),
     }
+    Some(())
 }

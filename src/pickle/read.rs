@@ -5,8 +5,6 @@
 //! that are there, the depth of the tree is limited so that recursion over it is safe, and what the
 //! memo may multiply is limited by [`Rules::growth`].
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use std::collections::HashMap;
 
 use bytes::Bytes;
@@ -30,11 +28,7 @@ pub struct Rules {
 
 impl Rules {
     /// Any data, as large as its bytes allow, with any globals (which are names only).
-    pub const ANY: Self = Self {
-        max_values: usize::MAX,
-        growth: 16,
-        global: |_, _| true,
-    };
+    pub const ANY: Self = Self { max_values: usize::MAX, growth: 16, global: |_, _| true };
 }
 
 /// Why a pickle was not read.
@@ -171,18 +165,9 @@ impl<'a> Machine<'a> {
                 return Err(PickleError::Truncated);
             };
             if opcode == b'.' {
-                let root = self
-                    .pop()
-                    .map_err(|_| PickleError::Stack { opcode, position })?;
-                let size = self
-                    .data
-                    .len()
-                    .saturating_mul(self.rules.growth)
-                    .saturating_add(4096);
-                let mut budget = Budget {
-                    values: self.rules.max_values.min(size),
-                    bytes: size,
-                };
+                let root = self.pop().map_err(|_| PickleError::Stack { opcode, position })?;
+                let size = self.data.len().saturating_mul(self.rules.growth).saturating_add(4096);
+                let mut budget = Budget { values: self.rules.max_values.min(size), bytes: size };
                 let value = self.build(root, 0, &mut budget)?;
                 return Ok((value, self.position));
             }
@@ -231,9 +216,7 @@ impl<'a> Machine<'a> {
                 self.push_again(top)
             }
 
-            b')' | b't' | 0x85..=0x87 | b']' | b'l' | b'}' | b'd' | 0x8f | 0x91 => {
-                self.container(opcode)
-            }
+            b')' | b't' | 0x85..=0x87 | b']' | b'l' | b'}' | b'd' | 0x8f | 0x91 => self.container(opcode),
             b'a' | b'e' | b's' | b'u' | 0x90 => self.fill(opcode),
 
             b'p' | b'q' | b'r' | 0x94 | b'g' | b'h' | b'j' => self.memo(opcode),
@@ -260,8 +243,7 @@ impl<'a> Machine<'a> {
                 Value::from_le_bytes(&self.take(length)?)
             }
             _ => {
-                let length = usize::try_from(i32::from_le_bytes(self.array()?))
-                    .map_err(|_| Fault::Argument)?;
+                let length = usize::try_from(i32::from_le_bytes(self.array()?)).map_err(|_| Fault::Argument)?;
                 Value::from_le_bytes(&self.take(length)?)
             }
         })
@@ -272,14 +254,10 @@ impl<'a> Machine<'a> {
         let length = match opcode {
             b'S' => return Ok(Value::Native(line(string::quoted(&self.line()?))?)),
             b'V' => {
-                return Ok(Value::Text(line(string::raw_unicode_escape(
-                    &self.line()?,
-                ))?));
+                return Ok(Value::Text(line(string::raw_unicode_escape(&self.line()?))?));
             }
             b'U' | b'C' | 0x8c => self.short_length()?,
-            b'T' | b'B' | b'X' => {
-                usize::try_from(u32::from_le_bytes(self.array()?)).map_err(|_| Fault::Argument)?
-            }
+            b'T' | b'B' | b'X' => usize::try_from(u32::from_le_bytes(self.array()?)).map_err(|_| Fault::Argument)?,
             _ => usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|_| Fault::Argument)?,
         };
         let bytes = self.take(length)?;
@@ -296,10 +274,7 @@ impl<'a> Machine<'a> {
             b')' => Node::Tuple(Vec::new()),
             b']' => Node::List(Vec::new()),
             b'}' => Node::Dict(Vec::new()),
-            0x8f => Node::Set {
-                name: "set",
-                items: Vec::new(),
-            },
+            0x8f => Node::Set { name: "set", items: Vec::new() },
             b't' => Node::Tuple(self.pop_mark()?),
             b'l' => Node::List(self.pop_mark()?),
             b'd' => {
@@ -309,10 +284,7 @@ impl<'a> Machine<'a> {
                 }
                 Node::Dict(items)
             }
-            0x91 => Node::Set {
-                name: "frozenset",
-                items: self.pop_mark()?,
-            },
+            0x91 => Node::Set { name: "frozenset", items: self.pop_mark()? },
             _ => {
                 let length = usize::from(opcode.saturating_sub(0x84));
                 Node::Tuple(self.pop_several(length)?)
@@ -345,10 +317,7 @@ impl<'a> Machine<'a> {
         let key = match opcode {
             b'p' | b'g' => {
                 let line = self.line()?;
-                std::str::from_utf8(&line)
-                    .ok()
-                    .and_then(|text| text.parse().ok())
-                    .ok_or(Fault::Argument)?
+                std::str::from_utf8(&line).ok().and_then(|text| text.parse().ok()).ok_or(Fault::Argument)?
             }
             b'q' | b'h' => self.array::<1>().map(u8::from_le_bytes)?.into(),
             b'r' | b'j' => u32::from_le_bytes(self.array()?).into(),
@@ -380,12 +349,7 @@ impl<'a> Machine<'a> {
                 let (args, callable) = (self.pop()?, self.pop()?);
                 let node = match self.bytes_of_call(callable, args) {
                     Some(bytes) => Node::Leaf(Value::Bytes(bytes)),
-                    None => Node::Object {
-                        callable,
-                        args,
-                        bare: opcode == 0x81,
-                        state: None,
-                    },
+                    None => Node::Object { callable, args, bare: opcode == 0x81, state: None },
                 };
                 self.push(node)
             }
@@ -395,32 +359,19 @@ impl<'a> Machine<'a> {
                 let callable = self.add(global)?;
                 let items = self.pop_mark()?;
                 let args = self.add(Node::Tuple(items))?;
-                self.push(Node::Object {
-                    callable,
-                    args,
-                    bare: false,
-                    state: None,
-                })
+                self.push(Node::Object { callable, args, bare: false, state: None })
             }
             b'o' => {
                 let mut items = self.pop_mark()?.into_iter();
                 let callable = items.next().ok_or(Fault::Stack)?;
                 let args = self.add(Node::Tuple(items.collect()))?;
-                self.push(Node::Object {
-                    callable,
-                    args,
-                    bare: false,
-                    state: None,
-                })
+                self.push(Node::Object { callable, args, bare: false, state: None })
             }
             _ => {
                 let given = self.pop()?;
                 let object = self.top()?;
                 match self.nodes.get_mut(object) {
-                    Some(Node::Object {
-                        state: state @ None,
-                        ..
-                    }) => *state = Some(given),
+                    Some(Node::Object { state: state @ None, .. }) => *state = Some(given),
                     _ => return Err(Fault::Stack),
                 }
                 Ok(())
@@ -432,19 +383,14 @@ impl<'a> Machine<'a> {
         if (self.rules.global)(&module, &name) {
             Ok(Node::Leaf(Value::Global(Box::new(Global { module, name }))))
         } else {
-            Err(Fault::Global(format!(
-                "{}.{}",
-                module.escape_ascii(),
-                name.escape_ascii()
-            )))
+            Err(Fault::Global(format!("{}.{}", module.escape_ascii(), name.escape_ascii())))
         }
     }
 
     /// The bytes that protocols 0 to 2 spell as a call: `bytes()`, `_codecs.encode(text, 'latin1')`,
     /// `zodbpickle.binary(bytes)`.
     fn bytes_of_call(&self, callable: Id, args: Id) -> Option<Bytes> {
-        let (Some(Node::Leaf(callable)), Some(Node::Tuple(args))) =
-            (self.nodes.get(callable), self.nodes.get(args))
+        let (Some(Node::Leaf(callable)), Some(Node::Tuple(args))) = (self.nodes.get(callable), self.nodes.get(args))
         else {
             return None;
         };
@@ -453,9 +399,7 @@ impl<'a> Machine<'a> {
             _ => None,
         };
         match args.as_slice() {
-            [] if callable.is_global("__builtin__", "bytes")
-                || callable.is_global("builtins", "bytes") =>
-            {
+            [] if callable.is_global("__builtin__", "bytes") || callable.is_global("builtins", "bytes") => {
                 Some(Bytes::new())
             }
             [only] if callable.is_global("zodbpickle", "binary") => match leaf(only)? {
@@ -501,10 +445,7 @@ impl<'a> Machine<'a> {
     /// Up to the next newline, without it.
     fn line(&mut self) -> Step<Bytes> {
         let rest = self.data.get(self.position..).unwrap_or_default();
-        let length = rest
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .ok_or(Fault::Truncated)?;
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or(Fault::Truncated)?;
         let line = self.take(length)?;
         self.take(1)?;
         Ok(line)
@@ -595,20 +536,14 @@ impl<'a> Machine<'a> {
         budget.values = budget.values.checked_sub(1).ok_or(PickleError::TooMany)?;
         if let Node::Leaf(leaf) = node {
             let bytes = leaf.as_string().map_or(0, Bytes::len);
-            budget.bytes = budget
-                .bytes
-                .checked_sub(bytes)
-                .ok_or(PickleError::TooMany)?;
+            budget.bytes = budget.bytes.checked_sub(bytes).ok_or(PickleError::TooMany)?;
         }
         if depth > MAX_DEPTH {
             return Err(PickleError::TooDeep);
         }
         let below = depth.saturating_add(1);
         let mut all = |items: &[Id], depth| -> Result<Vec<Value>, PickleError> {
-            items
-                .iter()
-                .map(|&item| self.build(item, depth, budget))
-                .collect()
+            items.iter().map(|&item| self.build(item, depth, budget)).collect()
         };
         Ok(match node {
             Node::Leaf(leaf) => leaf.clone(),
@@ -618,10 +553,7 @@ impl<'a> Machine<'a> {
                 let mut pairs = Vec::with_capacity(items.len() / 2);
                 for pair in items.chunks_exact(2) {
                     if let [key, value] = *pair {
-                        pairs.push((
-                            self.build(key, below, budget)?,
-                            self.build(value, below, budget)?,
-                        ));
+                        pairs.push((self.build(key, below, budget)?, self.build(value, below, budget)?));
                     }
                 }
                 Value::Dict(pairs)
@@ -631,18 +563,11 @@ impl<'a> Machine<'a> {
                 let items = all(items, depth.saturating_add(3))?;
                 Value::call(Value::global("builtins", name), vec![Value::List(items)])
             }
-            Node::Object {
-                callable,
-                args,
-                bare,
-                state,
-            } => Value::Object(Box::new(Object {
+            Node::Object { callable, args, bare, state } => Value::Object(Box::new(Object {
                 callable: self.build(*callable, below, budget)?,
                 args: self.build(*args, below, budget)?,
                 bare: *bare,
-                state: state
-                    .map(|state| self.build(state, below, budget))
-                    .transpose()?,
+                state: state.map(|state| self.build(state, below, budget)).transpose()?,
             })),
         })
     }

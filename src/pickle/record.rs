@@ -1,7 +1,5 @@
 //! The class of an object record: two pickles, the first of which tells the class, the second the state.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use bytes::Bytes;
 
 use super::read::read_prefix;
@@ -35,11 +33,7 @@ pub fn class_name(record: &[u8]) -> Option<String> {
 
 /// The class, where the pickle begins with it; nearly every record of protocols 0 to 3 does.
 fn leading_global(record: &[u8]) -> Option<String> {
-    let rest = if let [0x80, _protocol, rest @ ..] = record {
-        rest
-    } else {
-        record
-    };
+    let rest = if let [0x80, _protocol, rest @ ..] = record { rest } else { record };
     let rest = rest.strip_prefix(b"(").unwrap_or(rest).strip_prefix(b"c")?;
     let mut lines = rest.splitn(3, |&byte| byte == b'\n');
     let (module, name, _behind) = (lines.next()?, lines.next()?, lines.next()?);
@@ -54,9 +48,5 @@ fn global_name(value: &Value) -> Option<String> {
 }
 
 fn joined(module: &[u8], name: &[u8]) -> Option<String> {
-    Some(format!(
-        "{}.{}",
-        std::str::from_utf8(module).ok()?,
-        std::str::from_utf8(name).ok()?
-    ))
+    Some(format!("{}.{}", std::str::from_utf8(module).ok()?, std::str::from_utf8(name).ok()?))
 }

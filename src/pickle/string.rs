@@ -1,7 +1,5 @@
 //! Strings that protocol 0 spells with escapes.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 /// The argument of `STRING`: Python 2's `repr` of a `str`.
 pub(super) fn quoted(line: &[u8]) -> Option<Vec<u8>> {
     let line = line.trim_ascii_end();
@@ -87,11 +85,7 @@ fn push_code(out: &mut Vec<u8>, code: u32) -> Option<()> {
         if code > 0xffff {
             return None;
         }
-        out.extend([
-            0xe0 | high >> 4,
-            0x80 | (high & 0x0f) << 2 | low >> 6,
-            0x80 | low & 0x3f,
-        ]);
+        out.extend([0xe0 | high >> 4, 0x80 | (high & 0x0f) << 2 | low >> 6, 0x80 | low & 0x3f]);
     }
     Some(())
 }

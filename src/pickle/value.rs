@@ -80,12 +80,7 @@ impl Value {
 
     /// The result of calling `callable` with `args`.
     pub fn call(callable: Self, args: Vec<Self>) -> Self {
-        Self::Object(Box::new(Object {
-            callable,
-            args: Self::Tuple(args),
-            bare: false,
-            state: None,
-        }))
+        Self::Object(Box::new(Object { callable, args: Self::Tuple(args), bare: false, state: None }))
     }
 
     /// The raw bytes of any of the three string kinds.
@@ -102,11 +97,7 @@ impl Value {
         let Some(minimal) = bytes.get(..length) else {
             return Self::Int(0);
         };
-        let sign = if minimal.last().is_some_and(|&byte| byte >= 0x80) {
-            0xff
-        } else {
-            0
-        };
+        let sign = if minimal.last().is_some_and(|&byte| byte >= 0x80) { 0xff } else { 0 };
         let mut word = [sign; 8];
         match word.get_mut(..length) {
             Some(low) => {

@@ -92,7 +92,7 @@ pub(crate) fn put_int(int: i64, out: &mut Vec<u8>) {
 }
 
 pub(super) fn put_long(bytes: &[u8], out: &mut Vec<u8>) {
-    let minimal = &bytes[..minimal_length(bytes)];
+    let minimal = bytes.get(..minimal_length(bytes)).unwrap_or(bytes);
     put_string(minimal, Some(0x8a), 0x8b, 0x8b, out);
 }
 
@@ -127,12 +127,7 @@ fn put_string(bytes: &[u8], short: Option<u8>, long: u8, huge: u8, out: &mut Vec
     out.extend(bytes);
 }
 
-fn put_batches<T>(
-    items: &[T],
-    [one, several]: [u8; 2],
-    out: &mut Vec<u8>,
-    mut put: impl FnMut(&T, &mut Vec<u8>),
-) {
+fn put_batches<T>(items: &[T], [one, several]: [u8; 2], out: &mut Vec<u8>, mut put: impl FnMut(&T, &mut Vec<u8>)) {
     if let [only] = items {
         put(only, out);
         out.push(one);

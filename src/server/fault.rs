@@ -55,5 +55,8 @@ pub fn from_replay(error: ReplayError) -> Fault {
 /// The fault for a transaction that cannot be kept until its vote.
 pub fn temporary_file(error: &io::Error) -> Fault {
     error!(target: "ZEO.StorageServer", "cannot keep a transaction in {}: {error}", std::env::temp_dir().display());
-    Fault::Os { errno: error.raw_os_error().unwrap_or(0), message: format!("the server's temporary directory: {error}") }
+    Fault::Os {
+        errno: error.raw_os_error().unwrap_or(0),
+        message: format!("the server's temporary directory: {error}"),
+    }
 }

@@ -117,7 +117,8 @@ impl Session {
 
     /// Handles one frame.
     pub fn handle(&mut self, frame: Bytes) -> Result<(), End> {
-        let request = self.dialect.decode(frame).map_err(|error| End::Protocol(format!("Can't deserialize message: {error}")))?;
+        let request =
+            self.dialect.decode(frame).map_err(|error| End::Protocol(format!("Can't deserialize message: {error}")))?;
         if request.is_keep_alive() {
             return Ok(());
         }

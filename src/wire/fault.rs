@@ -129,9 +129,7 @@ impl Fault {
             Self::ReadConflict(_) => "ZODB.POSException.ReadConflictError",
             Self::BTreesConflict { .. } => "ZODB.POSException.BTreesConflictError",
             Self::ReadOnly => "ZODB.POSException.ReadOnlyError",
-            Self::WrongTransaction { .. } | Self::StorageTransaction(_) => {
-                "ZODB.POSException.StorageTransactionError"
-            }
+            Self::WrongTransaction { .. } | Self::StorageTransaction(_) => "ZODB.POSException.StorageTransactionError",
             Self::Undo(_) => UNDO_ERROR,
             Self::MultipleUndo(_) => "ZODB.POSException.MultipleUndoErrors",
             Self::StorageSystem(_) => "ZODB.POSException.StorageSystemError",
@@ -156,11 +154,9 @@ impl Fault {
     pub fn state(&self, encoding: Encoding) -> Value {
         match self {
             Self::PosKey(oid) => args([of_oid(*oid)]),
-            Self::NoBlobFile { path, oid, serial } => args([
-                Value::text(&format!("No blob file at {path}")),
-                of_oid(*oid),
-                of_tid(*serial),
-            ]),
+            Self::NoBlobFile { path, oid, serial } => {
+                args([Value::text(&format!("No blob file at {path}")), of_oid(*oid), of_tid(*serial)])
+            }
             Self::Conflict(collision) => collision.state("database conflict error"),
             Self::ReadConflict(collision) => collision.state("database read conflict error"),
             Self::BTreesConflict { p1, p2, p3, reason } => attributes([
@@ -174,9 +170,7 @@ impl Fault {
             Self::Undo(refusal) => attributes(refusal.attributes()),
             Self::MultipleUndo(refusals) => multiple_undo(refusals, encoding),
             Self::Key(key) => args([key.clone()]),
-            Self::Os { errno, message } => {
-                args([Value::Int((*errno).into()), Value::text(message)])
-            }
+            Self::Os { errno, message } => args([Value::Int((*errno).into()), Value::text(message)]),
             Self::StorageTransaction(text)
             | Self::StorageSystem(text)
             | Self::FileStorage(text)
@@ -245,10 +239,7 @@ impl Collision {
         attributes([
             ("message", Value::text(message)),
             ("oid", of_oid(self.oid)),
-            (
-                "class_name",
-                self.class_name.as_deref().map_or(Value::None, Value::text),
-            ),
+            ("class_name", self.class_name.as_deref().map_or(Value::None, Value::text)),
             ("serials", args([of_tid(self.committed), of_tid(self.read)])),
         ])
     }
@@ -256,10 +247,7 @@ impl Collision {
 
 impl UndoRefusal {
     fn attributes(&self) -> [(&'static str, Value); 2] {
-        [
-            ("_reason", Value::text(&self.reason)),
-            ("_oid", self.oid.map_or(Value::None, of_oid)),
-        ]
+        [("_reason", Value::text(&self.reason)), ("_oid", self.oid.map_or(Value::None, of_oid))]
     }
 
     /// The exception as a part of another one's state.
@@ -274,10 +262,7 @@ impl UndoRefusal {
                 };
                 Value::call(
                     Value::global("ZODB.POSException", "_recon"),
-                    vec![
-                        Value::global("ZODB.POSException", "UndoError"),
-                        attributes([reason, oid, ("args", given)]),
-                    ],
+                    vec![Value::global("ZODB.POSException", "UndoError"), attributes([reason, oid, ("args", given)])],
                 )
             }
         }
@@ -287,19 +272,10 @@ impl UndoRefusal {
 /// The original fills reason and oid of the whole from the first pair, which holds an oid and an
 /// exception: so they have come to mean oid and exception, and clients get them like that.
 fn multiple_undo(refusals: &[(Oid, UndoRefusal)], encoding: Encoding) -> Value {
-    let pairs = refusals
-        .iter()
-        .map(|(oid, refusal)| args([of_oid(*oid), refusal.nested(encoding)]));
-    let (oid, refusal) = refusals
-        .first()
-        .map_or((Value::None, Value::None), |(oid, refusal)| {
-            (of_oid(*oid), refusal.nested(encoding))
-        });
-    attributes([
-        ("_reason", oid),
-        ("_oid", refusal),
-        ("_errs", Value::List(pairs.collect())),
-    ])
+    let pairs = refusals.iter().map(|(oid, refusal)| args([of_oid(*oid), refusal.nested(encoding)]));
+    let (oid, refusal) =
+        refusals.first().map_or((Value::None, Value::None), |(oid, refusal)| (of_oid(*oid), refusal.nested(encoding)));
+    attributes([("_reason", oid), ("_oid", refusal), ("_errs", Value::List(pairs.collect()))])
 }
 
 fn args<const N: usize>(args: [Value; N]) -> Value {
@@ -308,12 +284,7 @@ fn args<const N: usize>(args: [Value; N]) -> Value {
 
 fn attributes<const N: usize>(attributes: [(&'static str, Value); N]) -> Value {
     let text = |name: &'static str| Value::Text(Bytes::from_static(name.as_bytes()));
-    Value::Dict(
-        attributes
-            .into_iter()
-            .map(|(name, value)| (text(name), value))
-            .collect(),
-    )
+    Value::Dict(attributes.into_iter().map(|(name, value)| (text(name), value)).collect())
 }
 
 fn of_oid(oid: Oid) -> Value {

@@ -1,7 +1,5 @@
 //! Frames: four bytes of length, big-endian, then that many bytes.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use bytes::{Buf, Bytes, BytesMut};
 
 /// The longest frame of a client that has not registered: the handshake's answer, `register`, a label.
@@ -49,10 +47,7 @@ pub fn put(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) -> bool {
     out.extend([0; 4]);
     let begin = out.len();
     body(out);
-    let length = out
-        .len()
-        .checked_sub(begin)
-        .and_then(|length| u32::try_from(length).ok());
+    let length = out.len().checked_sub(begin).and_then(|length| u32::try_from(length).ok());
     if let (Some(length), Some(prefix)) = (length, out.get_mut(start..begin)) {
         prefix.copy_from_slice(&length.to_be_bytes());
         true

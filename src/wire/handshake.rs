@@ -1,8 +1,6 @@
 //! The handshake: the server names the newest protocol it speaks, the client answers with the one to
 //! be spoken, or asks `ruok`.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use super::dialect::{Dialect, Encoding};
 
 /// What the client's first frame says.

@@ -1,7 +1,5 @@
 //! Messages: `(msgid, flags, method, args)`, decoded from a client and encoded for it.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use bytes::Bytes;
 
 use super::dialect::{Dialect, Encoding};
@@ -16,11 +14,7 @@ use crate::pickle::{self, PickleError, Rules, Value};
 pub const MAX_VALUES: usize = 1 << 18;
 
 /// What a request may be, as a pickle. Clients write without a memo, so nothing grows.
-const RULES: Rules = Rules {
-    max_values: MAX_VALUES,
-    growth: 2,
-    global: is_accepted_global,
-};
+const RULES: Rules = Rules { max_values: MAX_VALUES, growth: 2, global: is_accepted_global };
 
 /// The method name of replies, and of the client's keep-alives.
 const REPLY: &str = ".reply";
@@ -83,20 +77,13 @@ impl Dialect {
             Value::None if id == Value::Int(-1) => Vec::new(),
             _ => return Err(MessageError::Shape),
         };
-        Ok(Request {
-            id,
-            is_async,
-            method,
-            args,
-        })
+        Ok(Request { id, is_async, method, args })
     }
 
     /// Appends the frame of a result. What the encoding cannot express becomes an error for the
     /// client, in the original's words.
     pub fn put_reply(&self, out: &mut Vec<u8>, id: &Value, result: &Value) {
-        let done = self.put_message(out, id, Flags::Reply, REPLY, |out| {
-            self.put_value(result, out)
-        });
+        let done = self.put_message(out, id, Flags::Reply, REPLY, |out| self.put_value(result, out));
         self.or_tell_client(done, out, id);
     }
 
@@ -112,22 +99,17 @@ impl Dialect {
 
     /// Appends the frame of a call to the client, which never replies.
     pub fn put_call(&self, out: &mut Vec<u8>, method: &str, args: &[Value]) {
-        let done = self.put_message(out, &Value::Int(0), Flags::Call, method, |out| {
-            match self.encoding() {
-                Encoding::Pickle => {
-                    pickle::put_tuple(args, out);
-                    Ok(())
-                }
-                Encoding::Msgpack => {
-                    msgpack::put_array_length(args.len(), out)?;
-                    args.iter().try_for_each(|arg| msgpack::put(arg, out))
-                }
+        let done = self.put_message(out, &Value::Int(0), Flags::Call, method, |out| match self.encoding() {
+            Encoding::Pickle => {
+                pickle::put_tuple(args, out);
+                Ok(())
+            }
+            Encoding::Msgpack => {
+                msgpack::put_array_length(args.len(), out)?;
+                args.iter().try_for_each(|arg| msgpack::put(arg, out))
             }
         });
-        debug_assert!(
-            done.is_ok(),
-            "the server calls with numbers, strings and their containers only: {method}"
-        );
+        debug_assert!(done.is_ok(), "the server calls with numbers, strings and their containers only: {method}");
     }
 
     /// Appends the frame that tells a client which objects transaction `tid` has changed.
@@ -137,14 +119,7 @@ impl Dialect {
     }
 
     /// Appends the frame of `loadBefore`'s result, `(data, tid, end)`, copying the record once.
-    pub fn put_load_reply(
-        &self,
-        out: &mut Vec<u8>,
-        id: &Value,
-        data: &[u8],
-        tid: Tid,
-        end: Option<Tid>,
-    ) {
+    pub fn put_load_reply(&self, out: &mut Vec<u8>, id: &Value, data: &[u8], tid: Tid, end: Option<Tid>) {
         // Room for the record, its two tids, and what is around them.
         out.reserve(data.len().saturating_add(96));
         let done = self.put_message(out, id, Flags::Reply, REPLY, |out| {
@@ -236,14 +211,9 @@ impl Dialect {
     fn or_tell_client(self, done: Result<(), Inexpressible>, out: &mut Vec<u8>, id: &Value) {
         if done.is_err() {
             let fault = Fault::Value("Couldn't pickle response".into());
-            let pair = Value::Tuple(vec![
-                Value::text(fault.class_name()),
-                fault.state(self.encoding()),
-            ]);
+            let pair = Value::Tuple(vec![Value::text(fault.class_name()), fault.state(self.encoding())]);
             // The id came in this encoding, so nothing is left that could fail.
-            let told = self.put_message(out, id, Flags::Error, REPLY, |out| {
-                self.put_value(&pair, out)
-            });
+            let told = self.put_message(out, id, Flags::Error, REPLY, |out| self.put_value(&pair, out));
             debug_assert!(told.is_ok());
         }
     }
@@ -284,9 +254,6 @@ fn is_accepted_global(module: &[u8], name: &[u8]) -> bool {
             | (b"copy_reg", b"_reconstructor")
             | (b"_codecs", b"encode")
             | (b"zodbpickle", b"binary")
-            | (
-                b"builtins" | b"__builtin__",
-                b"object" | b"bytes" | b"bytearray" | b"set" | b"frozenset" | b"complex"
-            )
+            | (b"builtins" | b"__builtin__", b"object" | b"bytes" | b"bytearray" | b"set" | b"frozenset" | b"complex")
     )
 }

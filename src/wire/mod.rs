@@ -5,6 +5,9 @@
 //! [`fault`] is how errors look to Python, [`prefix`] a pattern that clients send when they look for
 //! transactions to undo. No sockets, no async, no storage: everything here is a function of bytes.
 
+// What is read here was written by strangers.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
 pub mod dialect;
 pub mod fault;
 pub mod frame;

@@ -3,8 +3,6 @@
 //! Our own code, since the decoded values are [`Value`]s that share the frame, under the limits that
 //! hold for pickles too, and since what is written must be the bytes Python writes.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use bytes::Bytes;
 
 use crate::pickle::{MAX_DEPTH, Value};
@@ -41,10 +39,7 @@ pub(super) struct Inexpressible;
 
 /// Reads data that is exactly one value, made of at most `max_values`.
 pub(super) fn read(data: Bytes, max_values: usize) -> Result<Value, MsgpackError> {
-    let mut reader = Reader {
-        rest: data,
-        values_left: max_values,
-    };
+    let mut reader = Reader { rest: data, values_left: max_values };
     let value = reader.value(0)?;
     match reader.rest.len() {
         0 => Ok(value),
@@ -59,10 +54,7 @@ struct Reader {
 
 impl Reader {
     fn value(&mut self, depth: usize) -> Result<Value, MsgpackError> {
-        self.values_left = self
-            .values_left
-            .checked_sub(1)
-            .ok_or(MsgpackError::TooMany)?;
+        self.values_left = self.values_left.checked_sub(1).ok_or(MsgpackError::TooMany)?;
         if depth > MAX_DEPTH {
             return Err(MsgpackError::TooDeep);
         }
@@ -139,8 +131,7 @@ impl Reader {
         Ok(match exponent {
             0 => self.array::<1>().map(u8::from_be_bytes)?.into(),
             1 => u16::from_be_bytes(self.array()?).into(),
-            _ => usize::try_from(u32::from_be_bytes(self.array()?))
-                .map_err(|_| MsgpackError::Truncated)?,
+            _ => usize::try_from(u32::from_be_bytes(self.array()?)).map_err(|_| MsgpackError::Truncated)?,
         })
     }
 
@@ -272,30 +263,10 @@ struct Family {
     four: u8,
 }
 
-const STR: Family = Family {
-    tiny: (0xa0, 32),
-    one: Some(0xd9),
-    two: 0xda,
-    four: 0xdb,
-};
-const BIN: Family = Family {
-    tiny: (0, 0),
-    one: Some(0xc4),
-    two: 0xc5,
-    four: 0xc6,
-};
-const ARRAY: Family = Family {
-    tiny: (0x90, 16),
-    one: None,
-    two: 0xdc,
-    four: 0xdd,
-};
-const MAP: Family = Family {
-    tiny: (0x80, 16),
-    one: None,
-    two: 0xde,
-    four: 0xdf,
-};
+const STR: Family = Family { tiny: (0xa0, 32), one: Some(0xd9), two: 0xda, four: 0xdb };
+const BIN: Family = Family { tiny: (0, 0), one: Some(0xc4), two: 0xc5, four: 0xc6 };
+const ARRAY: Family = Family { tiny: (0x90, 16), one: None, two: 0xdc, four: 0xdd };
+const MAP: Family = Family { tiny: (0x80, 16), one: None, two: 0xde, four: 0xdf };
 
 impl Family {
     fn put(&self, length: usize, out: &mut Vec<u8>) -> Result<(), Inexpressible> {

@@ -1,8 +1,6 @@
 //! `ZopeUndo.Prefix`: what Zope puts into an `undoInfo` specification to find the transactions of
 //! one folder.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use bytes::Bytes;
 
 use crate::pickle::{Object, Value};
@@ -44,11 +42,7 @@ impl Value {
         };
         let attribute = |name: &str| {
             let named = |key: &Self| key.as_string().is_some_and(|key| key == name.as_bytes());
-            state
-                .iter()
-                .rev()
-                .find(|(key, _)| named(key))
-                .map(|(_, value)| value)
+            state.iter().rev().find(|(key, _)| named(key)).map(|(_, value)| value)
         };
         let Self::Int(length) = attribute("length")? else {
             return None;
@@ -58,10 +52,7 @@ impl Value {
         };
         Some(Prefix {
             length: usize::try_from(*length).ok()?,
-            path: path
-                .iter()
-                .map(|element| element.as_string().cloned())
-                .collect::<Option<_>>()?,
+            path: path.iter().map(|element| element.as_string().cloned()).collect::<Option<_>>()?,
         })
     }
 }
@@ -77,8 +68,7 @@ fn class(object: &Object) -> Option<&Value> {
     match args.as_slice() {
         [class, base, Value::None]
             if object.callable.is_global("copy_reg", "_reconstructor")
-                && (base.is_global("__builtin__", "object")
-                    || base.is_global("builtins", "object")) =>
+                && (base.is_global("__builtin__", "object") || base.is_global("builtins", "object")) =>
         {
             Some(class)
         }
@@ -105,14 +95,8 @@ mod tests {
     ];
 
     fn prefix(path: &str) -> Prefix {
-        let path: Vec<_> = path
-            .split('/')
-            .map(|element| Bytes::copy_from_slice(element.as_bytes()))
-            .collect();
-        Prefix {
-            length: path.len(),
-            path,
-        }
+        let path: Vec<_> = path.split('/').map(|element| Bytes::copy_from_slice(element.as_bytes())).collect();
+        Prefix { length: path.len(), path }
     }
 
     #[test]
@@ -121,13 +105,28 @@ mod tests {
             let value = read(&Bytes::from_static(spelling)).unwrap();
             assert_eq!(value.as_prefix(), Some(prefix("/a b")));
         }
-        for other in [
-            &b"N."[..],
-            b"cos\npath\n)R}b.",
-            b"cZopeUndo.Prefix\nPrefix\n)R.",
-            b"(cZopeUndo.Prefix\nPrefix\no}b.",
-        ] {
+        for other in
+            [&b"N."[..], b"cos\npath\n)R}b.", b"cZopeUndo.Prefix\nPrefix\n)R.", b"(cZopeUndo.Prefix\nPrefix\no}b."]
+        {
             assert_eq!(read(&Bytes::from_static(other)).unwrap().as_prefix(), None);
         }
+    }
+
+    /// The cases of the original's own test.
+    #[test]
+    fn matches() {
+        let (ab, root) = (prefix("/a/b"), prefix(""));
+        for path in ["/a/b", "/a/b/c", "/a/b/c/d", "/a/b spam", "/a/b/c spam", "/a/b/c/b spam"] {
+            assert!(ab.matches(path.as_bytes()), "{path}");
+            assert!(root.matches(path.as_bytes()), "{path}");
+        }
+        for path in ["", "/a/c", "/a/bbb", "///", " spam", "/a/c spam", "/a/bbb spam", "/// spam", "/a"] {
+            assert!(!ab.matches(path.as_bytes()), "{path}");
+        }
+        for path in ["", "/", "/def", " eggs", "/ eggs", "/def eggs"] {
+            assert!(root.matches(path.as_bytes()), "{path}");
+        }
+        assert!(prefix("/a b").matches(b"/a b c"), "only the last space parts the user from the path");
+        assert!(!Prefix { length: 2, ..ab }.matches(b"/a/b/c"), "the length says how much is compared");
     }
 }

@@ -61,7 +61,8 @@ pub fn undo_log(session: &mut Session, served: &Arc<Served>, call: &Call, mut ar
     args.end()?;
     let first = usize::try_from(first).unwrap_or(0);
     // A negative `last` is a count.
-    let last = usize::try_from(last).unwrap_or_else(|_| first.saturating_add(usize::try_from(last.unsigned_abs()).unwrap_or(0)));
+    let last = usize::try_from(last)
+        .unwrap_or_else(|_| first.saturating_add(usize::try_from(last.unsigned_abs()).unwrap_or(0)));
     let served = Arc::clone(served);
     session.answer_later(call.clone(), move || {
         if !served.storage.capabilities().undo {

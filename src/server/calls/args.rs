@@ -41,7 +41,10 @@ impl Args {
     /// The next argument: an oid.
     pub fn oid(&mut self) -> Result<Oid, Fault> {
         let value = self.value()?;
-        value.as_string().and_then(|bytes| Oid::from_slice(bytes)).ok_or_else(|| self.wrong("an oid of 8 bytes", &value))
+        value
+            .as_string()
+            .and_then(|bytes| Oid::from_slice(bytes))
+            .ok_or_else(|| self.wrong("an oid of 8 bytes", &value))
     }
 
     /// The next argument: a tid.

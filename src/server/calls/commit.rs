@@ -121,7 +121,10 @@ pub fn begin(session: &mut Session, registration: &Registration, mut args: Args)
     let tid = match args.optional() {
         None | Some(Value::None) => None,
         Some(value) => Some(
-            value.as_string().and_then(|bytes| Tid::from_slice(bytes)).ok_or_else(|| args.wrong("a tid of 8 bytes", &value))?,
+            value
+                .as_string()
+                .and_then(|bytes| Tid::from_slice(bytes))
+                .ok_or_else(|| args.wrong("a tid of 8 bytes", &value))?,
         ),
     };
     let status = match args.optional() {
@@ -141,7 +144,9 @@ pub fn begin(session: &mut Session, registration: &Registration, mut args: Args)
             return Ok(Value::None);
         }
         Some(_) => {
-            return Err(Fault::StorageTransaction("Multiple simultaneous tpc_begin requests from one client.".to_owned()));
+            return Err(Fault::StorageTransaction(
+                "Multiple simultaneous tpc_begin requests from one client.".to_owned(),
+            ));
         }
         None => {}
     }
@@ -166,7 +171,11 @@ fn extension_bytes(dialect: Dialect, mapping: &Value) -> Bytes {
 }
 
 /// The transaction that `id` names, still being collected.
-fn collecting<'a>(session: &'a mut Session, registration: &Registration, id: &Value) -> Result<&'a mut Collected, Fault> {
+fn collecting<'a>(
+    session: &'a mut Session,
+    registration: &Registration,
+    id: &Value,
+) -> Result<&'a mut Collected, Fault> {
     if registration.read_only {
         return Err(Fault::ReadOnly);
     }
@@ -187,7 +196,8 @@ fn collecting<'a>(session: &'a mut Session, registration: &Registration, id: &Va
 
 /// `storea(oid, serial, data, id)`
 pub fn store(session: &mut Session, registration: &Registration, mut args: Args) -> Answer {
-    let (oid, serial, data, id) = (args.oid()?, args.optional_tid()?.unwrap_or_default(), args.string()?, args.value()?);
+    let (oid, serial, data, id) =
+        (args.oid()?, args.optional_tid()?.unwrap_or_default(), args.string()?, args.value()?);
     args.end()?;
     let collected = collecting(session, registration, &id)?;
     registration.served.stats.stores.up();
@@ -296,7 +306,9 @@ impl Session {
         };
         let answer = match outcome {
             // The client aborted while the vote was being checked.
-            Ok(prepared) if !matches!(&self.transaction, Transaction::Voting(id, _) if *id == prepared.id) => return Ok(()),
+            Ok(prepared) if !matches!(&self.transaction, Transaction::Voting(id, _) if *id == prepared.id) => {
+                return Ok(());
+            }
             Ok(mut prepared) => {
                 let changed = std::mem::take(&mut prepared.changed);
                 let deadline = registration.served.transaction_timeout.map(|timeout| Instant::now() + timeout);
@@ -318,7 +330,12 @@ impl Session {
 
 /// `tpc_finish(id)`: the tid. The reply is queued in the instant in which others hear of it, so there
 /// is an answer to give here only where nothing is to be finished.
-pub fn finish(session: &mut Session, registration: &Registration, call: &Call, mut args: Args) -> Result<Option<Value>, Fault> {
+pub fn finish(
+    session: &mut Session,
+    registration: &Registration,
+    call: &Call,
+    mut args: Args,
+) -> Result<Option<Value>, Fault> {
     let id = args.value()?;
     args.end()?;
     if registration.read_only {
@@ -344,7 +361,9 @@ pub fn finish(session: &mut Session, registration: &Registration, call: &Call, m
     };
     let (call, label) = (call.clone(), session.label.clone());
     let (commit, turn, active) = (prepared.commit, prepared.turn, prepared.active);
-    session.beside.spawn_blocking(move || Beside::Finished(call, commit_and_announce(commit, turn, active, announcement, &label)));
+    session.beside.spawn_blocking(move || {
+        Beside::Finished(call, commit_and_announce(commit, turn, active, announcement, &label))
+    });
     Ok(None)
 }
 

@@ -15,7 +15,8 @@ use crate::wire::fault::Fault;
 
 /// `loadBefore(oid, tid)`: `(data, tid, end or None)`, or `None` if there is no revision that old.
 pub fn load_before(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
-    let (oid, before) = match args.oid().and_then(|oid| Ok((oid, args.tid()?))).and_then(|ids| args.end().map(|()| ids)) {
+    let (oid, before) = match args.oid().and_then(|oid| Ok((oid, args.tid()?))).and_then(|ids| args.end().map(|()| ids))
+    {
         Ok(ids) => ids,
         Err(fault) => return session.reply(call, Err(fault)),
     };

@@ -88,10 +88,7 @@ mod tests {
             assert_eq!(parse_int(text), Ok(value), "{text}");
         }
         for text in ["", "1.5", "_1", "1_", "1__0", "0x10", "--1", "5b"] {
-            assert_eq!(
-                parse_int(text),
-                Err(format!("invalid literal for int() with base 10: '{text}'"))
-            );
+            assert_eq!(parse_int(text), Err(format!("invalid literal for int() with base 10: '{text}'")));
         }
     }
 
@@ -101,10 +98,7 @@ mod tests {
             assert_eq!(parse_float(text), Ok(value), "{text}");
         }
         assert_eq!(parse_float("inf"), Ok(f64::INFINITY));
-        assert_eq!(
-            parse_float("soon"),
-            Err("could not convert string to float: 'soon'".to_owned())
-        );
+        assert_eq!(parse_float("soon"), Err("could not convert string to float: 'soon'".to_owned()));
         assert!(parse_float("1_.5").is_err());
     }
 }
