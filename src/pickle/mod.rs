@@ -13,6 +13,9 @@ mod string;
 mod value;
 mod write;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use python::{dumps, dumps_interned};
 pub use read::{MAX_DEPTH, PickleError, Rules, read, read_prefix, read_with};
 pub use value::{Dict, Global, Object, Value};

@@ -2,7 +2,9 @@
 //!
 //! The memo goes by identity. A server that has unpickled a message written without a memo holds
 //! separate objects, except for those of which Python keeps only one: the empty tuple, empty and
-//! one-byte `bytes`, empty and one-character Latin-1 `str`. msgpack's unpacker also interns the text keys of dicts.
+//! one-byte `bytes`, empty and one-character Latin-1 `str`. msgpack's unpacker also interns the text
+//! keys of dicts. (Before Python 3.12 a key of one letter may come out as another object than a
+//! value of that letter, which depends on the names that the interpreter was built with.)
 
 use std::collections::HashMap;
 

@@ -20,7 +20,7 @@ use super::Shared;
 use super::hub::ClientId;
 use super::outbox::{Closing, Outbox, READ_PAUSE_BYTES, Taken};
 use super::session::{End, Session};
-use crate::logging::critical;
+use crate::critical;
 use crate::wire::frame;
 use crate::wire::handshake::{self, Answer};
 

@@ -12,6 +12,8 @@ mod fault;
 pub mod hub;
 pub mod invalidation;
 mod listener;
+#[cfg(all(test, shuttle))]
+mod model;
 pub mod outbox;
 mod served;
 mod session;

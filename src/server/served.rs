@@ -48,7 +48,7 @@ impl Served {
             hub: Hub::new(InvalidationQueue::new(invalidation_queue_size, newest)),
             commit_lock: CommitLock::default(),
             stats: Stats::default(),
-            started: crate::logging::ctime_now(),
+            started: jiff::Zoned::now().strftime("%a %b %e %H:%M:%S %Y").to_string(),
             storage,
             transaction_timeout,
             invalidation_age,

@@ -17,6 +17,7 @@ use super::{
     Storage, StorageError, TransactionSummary, Transactions,
 };
 use crate::ids::{Oid, Tid};
+use crate::pickle::record::class_name;
 use crate::sync::RwLock;
 
 /// What the original adds to the reported size for each object and for each revision.
@@ -175,6 +176,7 @@ impl Storage for MappingStorage {
             metadata: begin.metadata,
             records: Vec::new(),
             places: HashMap::new(),
+            voted: false,
         }))
     }
 
@@ -241,14 +243,25 @@ struct MappingCommit {
     /// In the order in which the objects were stored first; of one stored twice the later record.
     records: Vec<(Oid, Bytes)>,
     places: HashMap<Oid, usize>,
+    voted: bool,
+}
+
+impl MappingCommit {
+    fn must_not_be_voted(&self, call: &str) -> Result<()> {
+        if self.voted {
+            return Err(StorageError::Transaction(format!("{call} called after tpc_vote")));
+        }
+        Ok(())
+    }
 }
 
 impl Commit for MappingCommit {
     fn store(&mut self, oid: Oid, serial: Tid, data: &[u8]) -> Result<()> {
+        self.must_not_be_voted("store")?;
         let mut state = self.storage.state.write();
         match state.current_tid(oid) {
             Ok(committed) if committed != serial => {
-                return Err(StorageError::Conflict { oid, committed, read: serial, class_name: None });
+                return Err(StorageError::Conflict { oid, committed, read: serial, class_name: class_name(data) });
             }
             Ok(_) | Err(StorageError::NoSuchObject(_)) => {}
             Err(error) => return Err(error),
@@ -286,11 +299,16 @@ impl Commit for MappingCommit {
     }
 
     fn vote(&mut self) -> Result<Vec<Oid>> {
+        self.must_not_be_voted("tpc_vote")?;
         self.storage.state.read().opened()?;
+        self.voted = true;
         Ok(Vec::new())
     }
 
     fn finish(mut self: Box<Self>, publisher: &mut dyn Publisher) -> Result<Tid> {
+        if !self.voted {
+            return Err(StorageError::Transaction("tpc_finish called before tpc_vote".to_owned()));
+        }
         self.storage.state.read().opened()?;
         let tid = self.tid;
         let mut transaction = Some(Transaction {

@@ -4,6 +4,8 @@
 //! state and needs exactly this shape; the others reach the application as
 //! `ZEO.Exceptions.ServerException(class, state)`.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::dialect::Encoding;
@@ -88,8 +90,6 @@ pub enum Fault {
     StorageServer(String),
     /// An operation that this storage has not.
     Unsupported(String),
-    /// A login that failed or is missing.
-    Auth(String),
     /// `KeyError`, with the key.
     Key(Value),
     /// `ValueError`
@@ -138,7 +138,6 @@ impl Fault {
             Self::Corrupted(_) => "ZODB.FileStorage.format.CorruptedError",
             Self::StorageServer(_) => "ZEO.StorageServer.StorageServerError",
             Self::Unsupported(_) => "ZODB.POSException.Unsupported",
-            Self::Auth(_) => "ZEO.Exceptions.AuthError",
             Self::Key(_) => "builtins.KeyError",
             Self::Value(_) => "builtins.ValueError",
             Self::Type(_) => "builtins.TypeError",
@@ -179,12 +178,58 @@ impl Fault {
             | Self::Corrupted(text)
             | Self::StorageServer(text)
             | Self::Unsupported(text)
-            | Self::Auth(text)
             | Self::Value(text)
             | Self::Type(text)
             | Self::Attribute(text)
             | Self::Assertion(Some(text))
             | Self::Other(text) => args([Value::text(text)]),
+        }
+    }
+}
+
+impl Fault {
+    /// Whether honest clients meet this in daily work, so that nobody needs to read of it.
+    pub const fn is_everyday(&self) -> bool {
+        matches!(self, Self::PosKey(_)) || self.is_conflict()
+    }
+
+    /// Whether the client may succeed with a new transaction.
+    pub const fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_) | Self::ReadConflict(_) | Self::BTreesConflict { .. })
+    }
+}
+
+impl fmt::Display for Fault {
+    /// For the log: the class, and what is known.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let class = self.class_name().rsplit('.').next().unwrap_or_default();
+        match self {
+            Self::PosKey(oid) => write!(f, "{class}: {oid}"),
+            Self::NoBlobFile { path, .. } => write!(f, "{class}: No blob file at {path}"),
+            Self::Conflict(Collision { oid, class_name, committed, read })
+            | Self::ReadConflict(Collision { oid, class_name, committed, read }) => {
+                let class_name = class_name.as_deref().unwrap_or("unknown");
+                write!(f, "{class}: oid {oid}, class {class_name}, committed {committed}, read {read}")
+            }
+            Self::BTreesConflict { p1, p2, p3, reason } => write!(f, "{class}: {p1}/{p2}/{p3}, reason {reason}"),
+            Self::ReadOnly | Self::NotImplemented | Self::Assertion(None) => f.write_str(class),
+            Self::WrongTransaction { .. } => write!(f, "{class}: not the current transaction"),
+            Self::Undo(refusal) => write!(f, "{class}: {}", refusal.reason),
+            Self::MultipleUndo(refusals) => write!(f, "{class}: {} objects", refusals.len()),
+            Self::Key(_) => write!(f, "{class}: no such key"),
+            Self::Os { message, .. } => write!(f, "{class}: {message}"),
+            Self::StorageTransaction(text)
+            | Self::StorageSystem(text)
+            | Self::FileStorage(text)
+            | Self::FileStorageQuota(text)
+            | Self::Corrupted(text)
+            | Self::StorageServer(text)
+            | Self::Unsupported(text)
+            | Self::Value(text)
+            | Self::Type(text)
+            | Self::Attribute(text)
+            | Self::Assertion(Some(text))
+            | Self::Other(text) => write!(f, "{class}: {text}"),
         }
     }
 }

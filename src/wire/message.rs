@@ -8,7 +8,7 @@ use super::dialect::{Dialect, Encoding};
 use super::fault::Fault;
 use super::frame;
 use super::msgpack::{self, Inexpressible, MsgpackError};
-use crate::ids::Tid;
+use crate::ids::{Oid, Tid};
 use crate::pickle::{self, PickleError, Rules, Value};
 
 /// The most values in one message. A value can cost a hundred times its bytes; honest requests have
@@ -112,6 +112,12 @@ impl Dialect {
             }
         });
         debug_assert!(done.is_ok(), "the server calls with numbers, strings and their containers only: {method}");
+    }
+
+    /// Appends the frame that tells a client which objects transaction `tid` has changed.
+    pub fn put_invalidate_transaction(&self, out: &mut Vec<u8>, tid: Tid, oids: &[Oid]) {
+        let oids = oids.iter().map(|oid| Value::bytes(&oid.to_bytes())).collect();
+        self.put_call(out, "invalidateTransaction", &[Value::bytes(&tid.to_bytes()), Value::List(oids)]);
     }
 
     /// Appends the frame of `loadBefore`'s result, `(data, tid, end)`, copying the record once.

@@ -12,3 +12,5 @@ pub mod handshake;
 pub mod message;
 mod msgpack;
 pub mod prefix;
+#[cfg(test)]
+mod tests;

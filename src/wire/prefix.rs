@@ -81,3 +81,45 @@ fn class(object: &Object) -> Option<&Value> {
 fn is_prefix_class(class: &Value) -> bool {
     class.is_global("ZopeUndo.Prefix", "Prefix")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pickle::read;
+
+    /// `Prefix('/a b')` as ZODB 3.8, as ZODB 3.10 and ZEO 4 on Python 2, and as later clients pickle it.
+    const SPELLINGS: [&[u8]; 3] = [
+        b"(cZopeUndo.Prefix\nPrefix\no}(U\x06lengthK\x02U\x04path](U\x00U\x03a beub.",
+        b"ccopy_reg\n_reconstructor\n(cZopeUndo.Prefix\nPrefix\nc__builtin__\nobject\nNtR\
+          }(U\x06lengthK\x02U\x04path](U\x00U\x03a beub.",
+        b"\x80\x03cZopeUndo.Prefix\nPrefix\n)\x81}(X\x04\0\0\0path](X\0\0\0\0X\x03\0\0\0a be\
+          X\x06\0\0\0lengthK\x02ub.",
+    ];
+
+    fn prefix(path: &str) -> Prefix {
+        let path: Vec<_> = path
+            .split('/')
+            .map(|element| Bytes::copy_from_slice(element.as_bytes()))
+            .collect();
+        Prefix {
+            length: path.len(),
+            path,
+        }
+    }
+
+    #[test]
+    fn all_spellings() {
+        for spelling in SPELLINGS {
+            let value = read(&Bytes::from_static(spelling)).unwrap();
+            assert_eq!(value.as_prefix(), Some(prefix("/a b")));
+        }
+        for other in [
+            &b"N."[..],
+            b"cos\npath\n)R}b.",
+            b"cZopeUndo.Prefix\nPrefix\n)R.",
+            b"(cZopeUndo.Prefix\nPrefix\no}b.",
+        ] {
+            assert_eq!(read(&Bytes::from_static(other)).unwrap().as_prefix(), None);
+        }
+    }
+}

@@ -11,7 +11,7 @@ use tracing::{debug, error, info};
 
 use super::args::Args;
 use crate::ids::{Oid, Tid};
-use crate::logging::blather;
+use crate::blather;
 use crate::pickle::{self, Value};
 use crate::server::commit_lock::CommitTurn;
 use crate::server::fault::{from_replay, from_storage, temporary_file};

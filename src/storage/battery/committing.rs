@@ -148,6 +148,22 @@ pub fn one_transaction_at_a_time(t: &mut Bench) {
     drop(t.begin());
 }
 
+/// No finish before the vote, nothing but finish after it. A mistake ends the transaction, nothing else.
+pub fn steps_have_an_order(t: &mut Bench) {
+    let mut commit = t.begin();
+    commit.store(ROOT, Tid::ZERO, b"root").expect("store");
+    assert!(matches!(commit.finish(&mut Direct), Err(StorageError::Transaction(_))));
+    no_such(ROOT, t.load(ROOT));
+    let mut commit = t.begin();
+    commit.store(ROOT, Tid::ZERO, b"root").expect("store");
+    commit.vote().expect("vote");
+    assert!(matches!(commit.store(OTHER, Tid::ZERO, b"late"), Err(StorageError::Transaction(_))));
+    assert!(matches!(commit.vote(), Err(StorageError::Transaction(_))));
+    drop(commit);
+    no_such(ROOT, t.load(ROOT));
+    t.store(ROOT, Tid::ZERO, b"root");
+}
+
 /// Readers see nothing before the install step, and everything after it.
 pub fn publish_is_the_moment(t: &mut Bench) {
     struct Watch<'a> {

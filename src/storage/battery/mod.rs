@@ -52,6 +52,7 @@ macro_rules! battery {
             dropped_at_every_step_leaves_no_trace,
             a_failed_step_leaves_no_trace,
             one_transaction_at_a_time,
+            steps_have_an_order,
             publish_is_the_moment,
             empty_transactions_count,
             metadata_is_kept,
@@ -105,6 +106,7 @@ macro_rules! battery {
             can_restore,
             copies_without_asking,
             points_back_where_it_can,
+            an_unknown_transaction_is_no_obstacle,
             restores_a_deletion,
         ]);
     };

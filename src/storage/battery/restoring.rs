@@ -54,6 +54,16 @@ pub fn points_back_where_it_can(t: &mut Bench) {
     }
 }
 
+/// What it points to may have been packed away here, but not there.
+pub fn an_unknown_transaction_is_no_obstacle(t: &mut Bench) {
+    restore(t, FIRST, Some(b"first"), None);
+    restore(t, THIRD, Some(b"first"), Some(SECOND));
+    assert_eq!(t.data(ROOT), b"first");
+    if t.storage.capabilities().iteration {
+        assert_eq!(data_txn(t, THIRD), None);
+    }
+}
+
 /// No data is a deletion, also when it points back to one.
 pub fn restores_a_deletion(t: &mut Bench) {
     restore(t, FIRST, Some(b"first"), None);

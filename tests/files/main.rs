@@ -1,0 +1,10 @@
+//! Files that Python's `FileStorage` wrote, opened with ours, and what ours writes, beside what Python writes.
+//!
+//! `fixtures/README.md` says what there is and how it was made.
+
+mod answers;
+mod damaged;
+mod fixtures;
+mod histories;
+mod indexes;
+mod odd;
