@@ -8,8 +8,9 @@ use super::transaction_log::ReplayError;
 use crate::storage::{StorageError, UndoFailure};
 use crate::wire::fault::{Collision, Fault, UndoRefusal};
 
-/// The fault that tells a client of `error`. What a person must look into is logged here.
-pub fn from_storage(error: StorageError) -> Fault {
+impl From<StorageError> for Fault {
+    /// What tells a client of `error`. What a person must look into is logged here.
+    fn from(error: StorageError) -> Self {
     match error {
         StorageError::NoSuchObject(oid) => Fault::PosKey(oid),
         StorageError::Conflict { oid, committed, read, class_name } => {
@@ -38,17 +39,19 @@ pub fn from_storage(error: StorageError) -> Fault {
             Fault::StorageSystem(error.to_string())
         }
     }
+    }
 }
 
 fn refusal(failure: UndoFailure) -> UndoRefusal {
     UndoRefusal { oid: failure.oid, reason: failure.reason }
 }
 
-/// The fault that tells a client why its requests could not be repeated to the storage.
-pub fn from_replay(error: ReplayError) -> Fault {
-    match error {
-        ReplayError::Storage(error) => from_storage(error),
-        ReplayError::Log(error) => temporary_file(&error),
+impl From<ReplayError> for Fault {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Storage(error) => error.into(),
+            ReplayError::Log(error) => temporary_file(&error),
+        }
     }
 }
 

@@ -17,7 +17,6 @@ use tracing::{debug, info, warn};
 use super::calls::args::Args;
 use super::calls::commit::{Prepared, Transaction};
 use super::calls::iterate::Iterators;
-use super::fault::from_storage;
 use super::hub::ClientId;
 use super::outbox::{Closing, Outbox};
 use super::served::Served;
@@ -246,11 +245,11 @@ impl Session {
         &self,
         served: &Served,
         call: &Call,
-        compute: impl Fn(&dyn Storage) -> storage::Result<Value>,
+        compute: impl Fn(&dyn Storage) -> Answer,
     ) -> Result<(), End> {
         let mut queued = Ok(());
         served.hub.consistently(
-            || compute(&*served.storage).map_err(from_storage),
+            || compute(&*served.storage),
             |answer| queued = self.queue_answer(call, answer),
         );
         queued
@@ -265,7 +264,7 @@ impl Session {
     ) -> Result<(), End> {
         let mut queued = Ok(());
         served.hub.consistently(
-            || load(&*served.storage).map_err(from_storage),
+            || load(&*served.storage).map_err(Fault::from),
             |loaded| match loaded {
                 Ok(Some(revision)) if !call.is_async => self.outbox.push(|out| {
                     self.dialect.put_load_reply(out, &call.id, &revision.data, revision.tid, revision.end);

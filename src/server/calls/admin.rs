@@ -9,7 +9,6 @@ use super::args::Args;
 use super::load::{extension, set};
 use crate::ids::Tid;
 use crate::pickle::Value;
-use crate::server::fault::from_storage;
 use crate::server::served::{Served, integer};
 use crate::server::session::{Answer, Call, Registration, Session};
 use crate::storage::TransactionSummary;
@@ -29,7 +28,7 @@ pub fn new_oids(registration: &Registration, mut args: Args) -> Answer {
         return Err(Fault::ReadOnly);
     }
     let count = usize::try_from(count.clamp(1, MOST_NEW_OIDS)).unwrap_or(1);
-    let oids = registration.served.storage.new_oids(count).map_err(from_storage)?;
+    let oids = registration.served.storage.new_oids(count)?;
     Ok(Value::List(oids.into_iter().map(super::load::oid_value).collect()))
 }
 
@@ -69,7 +68,7 @@ pub fn undo_log(session: &mut Session, served: &Arc<Served>, call: &Call, mut ar
             return Ok(Value::Tuple(vec![]));
         }
         let mut filter = |transaction: &TransactionSummary| matches(transaction, &specification);
-        let log = served.storage.undo_log(first, last, &mut filter).map_err(from_storage)?;
+        let log = served.storage.undo_log(first, last, &mut filter)?;
         Ok(Value::List(log.iter().map(|transaction| Value::Dict(undo_entry(transaction))).collect()))
     });
     Ok(())

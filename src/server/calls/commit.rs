@@ -14,7 +14,7 @@ use crate::ids::{Oid, Tid};
 use crate::blather;
 use crate::pickle::{self, Value};
 use crate::server::commit_lock::CommitTurn;
-use crate::server::fault::{from_replay, from_storage, temporary_file};
+use crate::server::fault::temporary_file;
 use crate::server::hub::ClientId;
 use crate::server::served::Served;
 use crate::server::session::{Answer, Beside, Call, End, Registration, Session};
@@ -290,10 +290,10 @@ fn prepare(served: &Arc<Served>, mut collected: Collected, turn: CommitTurn, lab
         collected.log.entries(),
         collected.log.bytes()
     );
-    let mut commit = Arc::clone(&served.storage).begin(collected.begin).map_err(from_storage)?;
-    let replayed = collected.log.replay(&mut *commit).map_err(from_replay)?;
+    let mut commit = Arc::clone(&served.storage).begin(collected.begin)?;
+    let replayed = collected.log.replay(&mut *commit)?;
     let mut changed = replayed.undone;
-    changed.extend(commit.vote().map_err(from_storage)?);
+    changed.extend(commit.vote()?);
     let mut seen = std::collections::HashSet::new();
     let written = replayed.written.into_iter().filter(|oid| seen.insert(*oid)).collect();
     Ok(Prepared { id: collected.id, commit, turn, written, changed, active: collected.active })
@@ -387,7 +387,7 @@ fn commit_and_announce(
         }
         Err(error) => {
             error!(target: "ZEO.StorageServer", "({label}) a voted transaction could not be finished: {error}");
-            Err(from_storage(error))
+            Err(error.into())
         }
     }
 }
