@@ -95,9 +95,8 @@ impl Tid {
         let (minute, hour) = (minutes % 60, minutes / 60 % 24);
         let days = minutes / (24 * 60);
         let (day, month, year) = (days % 31 + 1, days / 31 % 12 + 1, days / (31 * 12) + 1900);
-        let whole = days_from_civil(i64::from(year), month, day) * 86_400
-            + i64::from(hour) * 3600
-            + i64::from(minute) * 60;
+        let whole =
+            days_from_civil(i64::from(year), month, day) * 86_400 + i64::from(hour) * 3600 + i64::from(minute) * 60;
         #[expect(clippy::cast_precision_loss, reason = "a date in seconds is far below 2^52")]
         let whole = whole as f64;
         whole + f64::from(fraction) * SECONDS_PER_FRACTION

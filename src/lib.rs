@@ -7,7 +7,8 @@
 //! - [`server`]: one client's conversation, and what all clients of a storage share
 //! - [`storage`]: one trait, and the storages behind it
 //! - [`pickle`]: Python's pickles as plain values, never as objects
-//! - [`config`]: `zeo.conf` and the command line
+//! - [`config`]: `zeo.conf`
+//! - [`literals`]: the notation for values of Python, in which `zeo.conf` and messages are written
 //! - [`logging`]: log lines as Python's logging would write them
 //! - [`admin`]: one file for each command
 //!
@@ -17,6 +18,7 @@
 pub mod admin;
 pub mod config;
 pub mod ids;
+pub mod literals;
 pub mod logging;
 pub mod pickle;
 pub mod server;

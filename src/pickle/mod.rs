@@ -5,13 +5,22 @@
 //! ([`crate::wire`]), for transaction extensions and old `.index` files ([`crate::storage`]), and to
 //! find the class of an object record ([`record`]).
 
+// What is read here was written by strangers.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod number;
 mod python;
 mod read;
 pub mod record;
+mod string;
 mod value;
 mod write;
 
-pub use python::dumps;
-pub use read::{PickleError, read, read_prefix};
-pub use value::{Dict, Value};
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use python::{dumps, dumps_interned};
+pub use read::{MAX_DEPTH, PickleError, Rules, read, read_prefix, read_with};
+pub use value::{Dict, Global, Object, Value};
 pub use write::write;
+pub(crate) use write::{put, put_bytes, put_text, put_tuple};

@@ -14,7 +14,7 @@ pub enum Value {
     Bool(bool),
     /// An integer that fits 64 bits.
     Int(i64),
-    /// Any other integer: two's complement, little-endian, as `LONG1` carries it.
+    /// Any other integer: two's complement, little-endian, without redundant bytes, as `LONG1` carries it.
     BigInt(Bytes),
     /// A float.
     Float(f64),
@@ -32,14 +32,18 @@ pub enum Value {
     /// A dict.
     Dict(Dict),
     /// A module-level name, never looked up.
-    Global {
-        /// Dotted module name.
-        module: Bytes,
-        /// Name in the module.
-        name: Bytes,
-    },
+    Global(Box<Global>),
     /// What a call would have made: a class or function, its arguments, and the state set on the result.
     Object(Box<Object>),
+}
+
+/// A name in a module (`GLOBAL`, `STACK_GLOBAL`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Global {
+    /// Dotted module name.
+    pub module: Bytes,
+    /// Name in the module.
+    pub name: Bytes,
 }
 
 /// An instance as its pickle describes it (`REDUCE`, `NEWOBJ`, `INST`, `OBJ`, then `BUILD`).
@@ -49,6 +53,8 @@ pub struct Object {
     pub callable: Value,
     /// Its arguments: a [`Value::Tuple`] in honest pickles.
     pub args: Value,
+    /// Whether only the class's `__new__` would be called (`NEWOBJ`).
+    pub bare: bool,
     /// The state given to the result, if any.
     pub state: Option<Value>,
 }
@@ -64,6 +70,19 @@ impl Value {
         Self::Bytes(Bytes::copy_from_slice(bytes))
     }
 
+    /// A module-level name.
+    pub fn global(module: &'static str, name: &'static str) -> Self {
+        Self::Global(Box::new(Global {
+            module: Bytes::from_static(module.as_bytes()),
+            name: Bytes::from_static(name.as_bytes()),
+        }))
+    }
+
+    /// The result of calling `callable` with `args`.
+    pub fn call(callable: Self, args: Vec<Self>) -> Self {
+        Self::Object(Box::new(Object { callable, args: Self::Tuple(args), bare: false, state: None }))
+    }
+
     /// The raw bytes of any of the three string kinds.
     pub fn as_string(&self) -> Option<&Bytes> {
         match self {
@@ -71,4 +90,53 @@ impl Value {
             _ => None,
         }
     }
+
+    /// The integer of little-endian two's complement `bytes`, however redundant.
+    pub fn from_le_bytes(bytes: &Bytes) -> Self {
+        let length = minimal_length(bytes);
+        let Some(minimal) = bytes.get(..length) else {
+            return Self::Int(0);
+        };
+        let sign = if minimal.last().is_some_and(|&byte| byte >= 0x80) { 0xff } else { 0 };
+        let mut word = [sign; 8];
+        match word.get_mut(..length) {
+            Some(low) => {
+                low.copy_from_slice(minimal);
+                Self::Int(i64::from_le_bytes(word))
+            }
+            None => Self::BigInt(bytes.slice(..length)),
+        }
+    }
+
+    /// Whether this is the global `module.name`.
+    pub fn is_global(&self, module: &str, name: &str) -> bool {
+        matches!(self, Self::Global(global)
+            if global.module == module.as_bytes() && global.name == name.as_bytes())
+    }
+}
+
+/// How many bytes of a little-endian two's complement integer carry meaning; none for zero.
+pub(super) fn minimal_length(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some((&last, lower)) = rest.split_last() {
+        let lower_negative = lower.last().is_some_and(|&byte| byte >= 0x80);
+        match last {
+            0 if !lower_negative => rest = lower,
+            0xff if lower_negative => rest = lower,
+            _ => break,
+        }
+    }
+    rest.len()
+}
+
+/// Whether `bytes` are UTF-8, or would be if UTF-8 could spell lone surrogates.
+pub(super) fn is_text(mut bytes: &[u8]) -> bool {
+    while let Err(error) = std::str::from_utf8(bytes) {
+        let rest = bytes.get(error.valid_up_to()..).unwrap_or_default();
+        match rest.split_first_chunk() {
+            Some(([0xed, 0xa0..=0xbf, 0x80..=0xbf], behind)) => bytes = behind,
+            _ => return false,
+        }
+    }
+    true
 }

@@ -194,6 +194,11 @@ pub trait Storage: Send + Sync {
     /// Starts the one active transaction.
     fn begin(self: Arc<Self>, begin: Begin) -> Result<Box<dyn Commit>>;
 
+    /// Housekeeping that may take a while and needs no transaction; called now and then.
+    fn maintain(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes everything as quick to open as it can be, and gives up the files. Later calls fail.
     fn close(&self) -> Result<()>;
 }

@@ -1,0 +1,148 @@
+"""Fixtures: servers, raw clients, real clients.
+
+- `server`: a server with one FileStorage, shared by the tests of a module as long as they leave it well.
+  For tests that keep to objects of their own.
+- `make_server`: servers of one's own, configured at will; restarted, killed.
+- `encoding`: pickle or msgpack, a parameter of every test that talks to `server`.
+- `raw`: opens raw clients. `clients`: opens real clients, by default on `server`; a parameter over generations.
+
+After each test the log of every server it had is scanned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clients import GENERATIONS, Clients, Pool
+from rawzeo import RawClient
+from subject import SUBJECT, Server, runzeo_command
+
+ENCODINGS = ("pickle", "msgpack")
+
+
+def pytest_report_header() -> str:
+    return f"subject: {SUBJECT} ({' '.join(runzeo_command())})"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+_FAILED = pytest.StashKey[bool]()
+
+
+class SharedServers:
+    """The running servers of one module, by encoding."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._servers: dict[str, Server] = {}
+
+    def get(self, encoding: str) -> Server:
+        if encoding not in self._servers:
+            directory = self._factory.mktemp(f"server-{encoding}")
+            self._servers[encoding] = Server(directory, msgpack=encoding == "msgpack").start()
+        return self._servers[encoding]
+
+    def drop(self, encoding: str) -> None:
+        self._servers.pop(encoding).close()
+
+    def close(self) -> None:
+        for encoding in list(self._servers):
+            self.drop(encoding)
+
+
+@pytest.fixture(scope="module")
+def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServers]:
+    servers = SharedServers(tmp_path_factory)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="session")
+def client_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    pool = Pool(tmp_path_factory.mktemp("clients"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(params=ENCODINGS)
+def encoding(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, encoding: str, shared_servers: SharedServers) -> Iterator[Server]:
+    server = shared_servers.get(encoding)
+    yield server
+    alive = server.alive()
+    complaints = server.log.scan()
+    if request.node.stash.get(_FAILED, False) or complaints or not alive:
+        shared_servers.drop(encoding)
+    assert alive, f"the server died:\n{server.output()}"
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    made: list[Server] = []
+
+    def make(*args, directory: str = "", **kwargs) -> Server:
+        path = tmp_path / (directory or f"server-{len(made)}")
+        path.mkdir(exist_ok=True)
+        made.append(Server(path, *args, **kwargs))
+        return made[-1].start()
+
+    yield make
+    for server in made:
+        server.close()
+    complaints = [complaint for server in made for complaint in server.log.scan()]
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.fixture
+def raw() -> Iterator[Callable[..., RawClient]]:
+    """Opens registered raw clients."""
+    opened: list[RawClient] = []
+
+    def open_client(
+        server: Server, *, storage: str = "1", read_only: bool = False, register: bool = True
+    ) -> RawClient:
+        client = RawClient(server.address)
+        opened.append(client)
+        if register:
+            client.register(storage, read_only)
+        return client
+
+    yield open_client
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture(params=GENERATIONS)
+def generation(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def client_processes(client_pool: Pool, request: pytest.FixtureRequest) -> Iterator[Pool]:
+    """The pool, emptied before the servers of the test stop."""
+    for name in ("server", "make_server"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
+    yield client_pool
+    client_pool.end_test()
+
+
+@pytest.fixture
+def clients(client_processes: Pool, generation: str, request: pytest.FixtureRequest) -> Clients:
+    """Opens real clients of one generation, by default on `server`."""
+    server = request.getfixturevalue("server") if "server" in request.fixturenames else None
+    return Clients(client_processes, generation, server.address if server else None)

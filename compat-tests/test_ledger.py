@@ -1,0 +1,19 @@
+"""The ledger itself: well-formed, and nothing in it that no test uses."""
+
+import re
+from pathlib import Path
+
+from ledger import ENTRIES
+
+
+def test_entries_say_who_and_why():
+    for key, entry in ENTRIES.items():
+        assert set(entry) == {"subject", "reason"}, key
+        assert entry["subject"] in ("runzeo", "zeolite"), key
+        assert len(entry["reason"]) > 20, key
+
+
+def test_every_entry_is_used():
+    tests = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    used = set(re.findall(r'differs\(\s*"([^"]+)"', tests))
+    assert used == set(ENTRIES)

@@ -1,0 +1,1 @@
+"""Stands in for ZEO in the scripts that upstream tests write to start `runzeo`."""

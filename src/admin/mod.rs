@@ -1,0 +1,6 @@
+//! The commands: one file for each, with a `main` that its binary calls.
+//!
+//! Only here does the process talk to a person, read its environment and choose an exit code.
+
+mod getopt;
+pub mod runzeo;

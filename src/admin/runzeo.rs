@@ -1,0 +1,291 @@
+//! `runzeo`: starts the storage server in the foreground, as the original's command of that name.
+//!
+//! In order: the command line and the configuration, the log, a look whether the address is in use,
+//! the pid file, the storages, signal handlers, the server. A signal that comes before its handler is
+//! there ends the process as it would any other.
+
+mod options;
+mod pid_file;
+
+use std::io::{self, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::config::{ServerSettings, SocketAddress, StorageSettings};
+use crate::critical;
+use crate::literals::repr;
+use crate::logging::{Log, LogError};
+use crate::server::{Address, Server, ServerOptions, StartError};
+use crate::storage::file::{FileStorage, Options as FileStorageOptions};
+use crate::storage::mapping::MappingStorage;
+use crate::storage::{Storage, StorageError};
+use options::{Action, Command, Options};
+use pid_file::PidFile;
+
+/// The logger of this command.
+const LOGGER: &str = "ZEO.runzeo";
+
+/// Exit codes, which tell a daemon manager whether to start the server again: 0 and 2 say no.
+const RESTART: u8 = 1;
+const MISTAKE: u8 = 2;
+
+/// Why the server cannot start. Starting it again may help.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("cannot open storage {}: {source}", repr(.name))]
+    Storage { name: String, source: StorageError },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("cannot start the threads of the server or handle its signals: {0}")]
+    Runtime(#[from] io::Error),
+    /// Where another server is: a mistake in the original's eyes, exit code 2.
+    #[error("address {0} already in use")]
+    AddressInUse(SocketAddress),
+}
+
+/// Runs the command with the arguments of the process.
+pub fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let program = arguments.next().unwrap_or_else(|| "runzeo".to_owned());
+    let arguments: Vec<String> = arguments.collect();
+    match options::parse(&arguments) {
+        Ok(Command::Help) => say(&options::HELP.replace("PROG", &program)),
+        Ok(Command::Version) => say(concat!("zeolite ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Configured(Action::Check, options)) => say(&summary(&options)),
+        Ok(Command::Configured(action, options)) => run(*options, action, &program),
+        Err(message) => mistake(&message, &program),
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    // A reader that has gone away needs no answer.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn mistake(message: &str, program: &str) -> ExitCode {
+    let _ = write!(io::stderr(), "Error: {message}\nFor help, use {program} -h\n");
+    ExitCode::from(MISTAKE)
+}
+
+fn run(options: Options, action: Action, program: &str) -> ExitCode {
+    let logs_elsewhere = options.event_log.is_some();
+    match serve(options, action) {
+        Ok(code) => ExitCode::from(code),
+        Err(error @ RunError::AddressInUse(_)) => mistake(&error.to_string(), program),
+        Err(error) => {
+            if logs_elsewhere {
+                critical!(target: LOGGER, "({}) {error}", std::process::id());
+            }
+            let _ = writeln!(io::stderr(), "Error: {error}");
+            ExitCode::from(RESTART)
+        }
+    }
+}
+
+/// Serves until a signal comes, and returns the exit code that it asks for.
+fn serve(options: Options, action: Action) -> Result<u8, RunError> {
+    let pid = std::process::id();
+    let log = Log::open(options.event_log.as_ref().unwrap_or(&Default::default()))?;
+    log.install()?;
+    for warning in &options.warnings {
+        warn!(target: LOGGER, "({pid}) {warning}");
+    }
+    warn_of_environment();
+    if is_in_use(&options.server.address) {
+        return Err(RunError::AddressInUse(options.server.address));
+    }
+    let _pid_file = pid_file_path(&options.server).map(PidFile::create);
+    let storages = open_storages(&options.storages)?;
+    let reopen = options.event_log.is_some().then_some(log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    let signals = Signals::install()?;
+    let server = Server::bind(server_options(&options.server, storages))?;
+    let code = if action == Action::Test {
+        say("testing exit immediately\n");
+        runtime.block_on(server.run(async { 0 }))
+    } else {
+        runtime.block_on(server.run(signals.wait_for_stop(reopen)))
+    };
+    Ok(code)
+}
+
+fn warn_of_environment() {
+    if std::env::var_os("ZEO_MTACCEPTOR").is_some_and(|value| !value.is_empty()) {
+        warn!(target: LOGGER, "ZEO_MTACCEPTOR has no effect: this server always uses several threads");
+    }
+    if let Some(protocol) = std::env::var_os("ZEO_SERVER_PROTOCOL").filter(|value| !value.is_empty() && value != "5") {
+        let protocol = protocol.to_string_lossy();
+        warn!(target: LOGGER, "ZEO_SERVER_PROTOCOL={protocol} has no effect: clients of all protocols are served");
+    }
+}
+
+/// Whether somebody answers at `address`.
+fn is_in_use(address: &SocketAddress) -> bool {
+    match address {
+        SocketAddress::Tcp(_, None | Some(0)) => false,
+        SocketAddress::Tcp(host, Some(port)) => {
+            let host = if host.is_empty() { "0.0.0.0" } else { host };
+            // A name that cannot be resolved will be complained about when the server listens.
+            (host, *port).to_socket_addrs().is_ok_and(|mut found| found.any(|found| TcpStream::connect(found).is_ok()))
+        }
+        SocketAddress::Unix(path) => UnixStream::connect(path).is_ok(),
+    }
+}
+
+/// Where the pid goes. A server that writes nothing writes no pid file either.
+fn pid_file_path(server: &ServerSettings) -> Option<PathBuf> {
+    if server.read_only {
+        return None;
+    }
+    let in_instance = || {
+        let home = std::env::var_os("INSTANCE_HOME").filter(|home| !home.is_empty())?;
+        Some(PathBuf::from(home).join("var").join("ZEO.pid"))
+    };
+    server.pid_file.clone().filter(|path| !path.as_os_str().is_empty()).or_else(in_instance)
+}
+
+fn open_storages(settings: &[(String, StorageSettings)]) -> Result<Vec<(String, Arc<dyn Storage>)>, RunError> {
+    let mut opened: Vec<(String, Arc<dyn Storage>)> = Vec::with_capacity(settings.len());
+    for (name, settings) in settings {
+        match open_storage(name, settings) {
+            Ok(storage) => opened.push((name.clone(), storage)),
+            Err(source) => {
+                for (name, storage) in opened {
+                    if let Err(error) = storage.close() {
+                        error!(target: LOGGER, "closing storage {}: {error}", repr(&name));
+                    }
+                }
+                return Err(RunError::Storage { name: name.clone(), source });
+            }
+        }
+    }
+    Ok(opened)
+}
+
+fn open_storage(name: &str, settings: &StorageSettings) -> Result<Arc<dyn Storage>, StorageError> {
+    let kind = match settings {
+        StorageSettings::File(_) => "FileStorage",
+        StorageSettings::Mapping { .. } => "MappingStorage",
+    };
+    info!(target: LOGGER, "({}) opening storage {} using {kind}", std::process::id(), repr(name));
+    Ok(match settings {
+        StorageSettings::File(file) => Arc::new(FileStorage::open(&FileStorageOptions {
+            path: file.path.clone(),
+            read_only: file.read_only,
+            create: file.create,
+            quota: file.quota_bytes,
+            pack_gc: file.pack_gc,
+            pack_keep_old: file.pack_keep_old,
+        })?),
+        StorageSettings::Mapping { name } => MappingStorage::new(name.clone()),
+    })
+}
+
+fn server_options(server: &ServerSettings, storages: Vec<(String, Arc<dyn Storage>)>) -> ServerOptions {
+    let address = match &server.address {
+        SocketAddress::Tcp(host, port) => Address::Tcp { host: host.clone(), port: port.unwrap_or(0) },
+        SocketAddress::Unix(path) => Address::Unix(path.clone()),
+    };
+    let from_environment = || std::env::var_os("ZEO_MSGPACK").is_some_and(|value| !value.is_empty());
+    ServerOptions {
+        address,
+        storages,
+        read_only: server.read_only,
+        invalidation_queue_size: server.invalidation_queue_size,
+        invalidation_age: server.invalidation_age_s.and_then(duration),
+        transaction_timeout: server.transaction_timeout_s.and_then(duration),
+        msgpack: server.msgpack.unwrap_or_else(from_environment),
+    }
+}
+
+/// `seconds`, at least none; `None` if they never pass.
+fn duration(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds.max(0.0)).ok()
+}
+
+/// The signals that a server answers.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    rotate: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        // A file that hits the size limit of the process is an error of the write, not the end.
+        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            rotate: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Returns the exit code when the server is to stop; until then reopens `log` on demand.
+    async fn wait_for_stop(mut self, log: Option<Log>) -> u8 {
+        let pid = std::process::id();
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {
+                    info!(target: LOGGER, "({pid}) terminated by SIGTERM");
+                    return 0;
+                }
+                _ = self.interrupt.recv() => {
+                    info!(target: LOGGER, "({pid}) terminated by SIGINT");
+                    return 0;
+                }
+                _ = self.hangup.recv() => {
+                    info!(target: LOGGER, "({pid}) restarted by SIGHUP");
+                    return RESTART;
+                }
+                _ = self.rotate.recv() => reopen(log.as_ref()),
+            }
+        }
+    }
+}
+
+fn reopen(log: Option<&Log>) {
+    let pid = std::process::id();
+    match log.map(Log::reopen) {
+        None => warn!(target: LOGGER, "({pid}) received SIGUSR2, but it was not handled!"),
+        Some(Ok(())) => info!(target: LOGGER, "({pid}) Log files reopened successfully"),
+        Some(Err(error)) => error!(target: LOGGER, "({pid}) cannot reopen the log files: {error}"),
+    }
+}
+
+/// What would be served, for a person.
+fn summary(options: &Options) -> String {
+    let server = &options.server;
+    let mut lines = vec![format!("address: {}", server.address)];
+    if server.read_only {
+        lines.push("read-only: yes".to_owned());
+    }
+    for (name, settings) in &options.storages {
+        lines.push(match settings {
+            StorageSettings::File(file) => {
+                let mode = if file.read_only { ", read-only" } else { "" };
+                let emptied = if file.create { ", emptied at every start" } else { "" };
+                format!("storage {}: FileStorage {}{mode}{emptied}", repr(name), file.path.display())
+            }
+            StorageSettings::Mapping { .. } => format!("storage {}: MappingStorage, in memory", repr(name)),
+        });
+    }
+    if let Some(path) = pid_file_path(server) {
+        lines.push(format!("pid file: {}", path.display()));
+    }
+    lines.extend(options.warnings.iter().map(|warning| format!("warning: {warning}")));
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,304 @@
+//! The command line of runzeo, and what it makes of the configuration file.
+
+use std::path::PathBuf;
+
+use crate::admin::getopt::{self, Given, Known};
+use crate::config::datatypes::socket_binding_address;
+use crate::config::{self, FileStorageSettings, ServerSettings, SocketAddress, StorageSettings};
+use crate::literals::{parse_float, repr};
+use crate::logging::EventLogSettings;
+
+/// What `--help` prints. `PROG` stands for the name of the program.
+pub const HELP: &str = "\
+Serve ZODB storages to ZEO clients.
+
+Usage: PROG -C FILE
+       PROG -a ADDRESS -f FILENAME [-f FILENAME ...]
+
+Examples:
+  PROG -C /srv/zeo/etc/zeo.conf              serve what the file says
+  PROG -C zeo.conf --check-config            only say what would be served
+  PROG -C zeo.conf -a 8200 -X zeo/read-only=true
+                                             as the file says, but for these
+  PROG -a 127.0.0.1:8100 -f Data.fs          serve one file, as storage '1'
+  PROG -a /run/zeo/sock -f a.fs -f b.fs      storages '1' and '2', on a Unix socket
+
+Options:
+  -C, --configure FILE    configuration file: a path, or a file: URL
+  -X SECTION/KEY=VALUE    value that wins over the file's; may be repeated
+  -a, --address ADDRESS   where to listen: PORT, HOST:PORT, or a PATH with a \"/\"
+  -f, --filename FILENAME data file of a FileStorage; may be repeated
+  -t, --timeout SECONDS   how long a transaction may hold up others
+                          (default: no limit)
+      --pid-file PATH     where to write the process id (default:
+                          $INSTANCE_HOME/var/ZEO.pid, if INSTANCE_HOME is set)
+      --test              start everything, then stop at once
+      --check-config      read the configuration, open nothing, say what would
+                          be served
+  -h, --help              print this text
+      --version           print the version
+
+Command line options win over the configuration file; -f replaces all of its
+storages. Exit codes: 0 after SIGTERM and SIGINT; 1 after SIGHUP and failures,
+so that a daemon manager starts the server again; 2 for mistakes in the command
+line or the configuration.
+";
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+    /// Do something with a configuration.
+    Configured(Action, Box<Options>),
+}
+
+/// What to do with a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Serve until a signal comes.
+    Serve,
+    /// Start and stop.
+    Test,
+    /// Say what would be served.
+    Check,
+}
+
+/// Everything that is known before the server starts.
+#[derive(Debug)]
+pub struct Options {
+    /// How to serve.
+    pub server: ServerSettings,
+    /// What to serve, under which names.
+    pub storages: Vec<(String, StorageSettings)>,
+    /// Where to log; `None` is stderr.
+    pub event_log: Option<EventLogSettings>,
+    /// What is odd, but no mistake.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Switch {
+    Help,
+    Version,
+    Configure,
+    Override,
+    Test,
+    Check,
+    Address,
+    Filename,
+    Timeout,
+    PidFile,
+    /// Of the original before version 5, with what to do instead.
+    Gone(&'static str),
+}
+
+const MONITOR: &str = "use zeo-nagios, which asks the server's own address";
+const AUTHENTICATION: &str = "let a firewall or a Unix domain socket guard the server";
+
+const SWITCHES: [(Option<char>, &str, bool, Switch); 14] = [
+    (Some('h'), "help", false, Switch::Help),
+    (None, "version", false, Switch::Version),
+    (Some('C'), "configure", true, Switch::Configure),
+    (Some('X'), "", true, Switch::Override),
+    (None, "test", false, Switch::Test),
+    (None, "check-config", false, Switch::Check),
+    (Some('a'), "address", true, Switch::Address),
+    (Some('f'), "filename", true, Switch::Filename),
+    (Some('t'), "timeout", true, Switch::Timeout),
+    (None, "pid-file", true, Switch::PidFile),
+    (Some('m'), "monitor", true, Switch::Gone(MONITOR)),
+    (None, "auth-protocol", true, Switch::Gone(AUTHENTICATION)),
+    (None, "auth-database", true, Switch::Gone(AUTHENTICATION)),
+    (None, "auth-realm", true, Switch::Gone(AUTHENTICATION)),
+];
+
+/// Values of the command line, before the configuration file is read.
+#[derive(Default)]
+struct Values {
+    configuration: Option<String>,
+    overrides: Vec<String>,
+    address: Option<SocketAddress>,
+    filenames: Vec<String>,
+    timeout_s: Option<f64>,
+    pid_file: Option<PathBuf>,
+    action: Option<Action>,
+}
+
+/// Reads `arguments`, without the program's name, and the configuration file that they name. The
+/// error is for the person who wrote them.
+pub fn parse(arguments: &[String]) -> Result<Command, String> {
+    let known = SWITCHES.map(|(short, long, takes_argument, switch)| Known {
+        short,
+        long,
+        takes_argument,
+        is_original: !matches!(switch, Switch::Check | Switch::Gone(_)),
+    });
+    let (given, rest) = getopt::parse(arguments, &known)?;
+    if !rest.is_empty() {
+        return Err("positional arguments are not supported".to_owned());
+    }
+    let mut values = Values::default();
+    for option in given {
+        let Some((_, _, _, switch)) = SWITCHES.get(option.index) else { continue };
+        match switch {
+            Switch::Help => return Ok(Command::Help),
+            Switch::Version => return Ok(Command::Version),
+            switch => values.take(*switch, option)?,
+        }
+    }
+    let action = values.action.unwrap_or(Action::Serve);
+    Ok(Command::Configured(action, Box::new(values.options()?)))
+}
+
+impl Values {
+    fn take(&mut self, switch: Switch, option: Given) -> Result<(), String> {
+        let Given { spelling, argument, .. } = option;
+        let invalid = |message: String| format!("invalid value for {spelling} {}: {message}", repr(&argument));
+        match switch {
+            Switch::Help | Switch::Version => Ok(()),
+            Switch::Configure => once(&mut self.configuration, argument, &spelling),
+            Switch::Override => {
+                self.overrides.push(argument);
+                Ok(())
+            }
+            Switch::Test => {
+                self.action = self.action.or(Some(Action::Test));
+                Ok(())
+            }
+            Switch::Check => {
+                self.action = Some(Action::Check);
+                Ok(())
+            }
+            Switch::Address => {
+                self.address = Some(socket_binding_address(&argument).map_err(invalid)?);
+                Ok(())
+            }
+            Switch::Filename => {
+                self.filenames.push(argument);
+                Ok(())
+            }
+            Switch::Timeout => {
+                let seconds = parse_float(&argument).map_err(invalid)?;
+                once(&mut self.timeout_s, seconds, &spelling)
+            }
+            Switch::PidFile => once(&mut self.pid_file, argument.into(), &spelling),
+            Switch::Gone(remedy) => Err(format!("option {spelling} is not supported by this server: {remedy}")),
+        }
+    }
+
+    /// Puts the command line on top of the configuration file.
+    fn options(self) -> Result<Options, String> {
+        let (server, storages, event_log, warnings) = match &self.configuration {
+            Some(location) => {
+                let file = config::load(location, &self.overrides).map_err(|error| error.to_string())?;
+                (Some(file.server), file.storages, file.event_log, file.warnings)
+            }
+            None if !self.overrides.is_empty() => {
+                return Err("configuration overrides (-X) cannot be used without a configuration file".to_owned());
+            }
+            None => (None, Vec::new(), None, Vec::new()),
+        };
+        let mut server = match (server, self.address) {
+            (Some(server), None) => server,
+            (Some(server), Some(address)) => ServerSettings { address, ..server },
+            (None, Some(address)) => ServerSettings::new(address),
+            (None, None) => return Err("no server address specified; use -a or -C".to_owned()),
+        };
+        server.transaction_timeout_s = self.timeout_s.or(server.transaction_timeout_s);
+        server.pid_file = self.pid_file.or(server.pid_file);
+        let storages = if self.filenames.is_empty() { named(storages)? } else { numbered(&self.filenames) };
+        if storages.is_empty() {
+            return Err("no storages specified; use -f or -C".to_owned());
+        }
+        Ok(Options { server, storages, event_log, warnings })
+    }
+}
+
+/// An option may be repeated with the same value only.
+fn once<T: PartialEq>(slot: &mut Option<T>, value: T, spelling: &str) -> Result<(), String> {
+    match slot {
+        Some(earlier) if *earlier != value => Err(format!("conflicting command line option {}", repr(spelling))),
+        _ => {
+            *slot = Some(value);
+            Ok(())
+        }
+    }
+}
+
+/// The files of `-f`, as storages `1`, `2` and so on.
+fn numbered(filenames: &[String]) -> Vec<(String, StorageSettings)> {
+    (1_usize..)
+        .zip(filenames)
+        .map(|(number, name)| (number.to_string(), StorageSettings::File(FileStorageSettings::new(name.into()))))
+        .collect()
+}
+
+/// The storages of the file. One without a name becomes `1`.
+fn named(storages: Vec<(Option<String>, StorageSettings)>) -> Result<Vec<(String, StorageSettings)>, String> {
+    let unnamed = storages.iter().filter(|(name, _)| name.is_none()).count();
+    if unnamed > 1 {
+        return Err("No more than one storage may be unnamed.".to_owned());
+    }
+    if unnamed == 1 && storages.iter().any(|(name, _)| name.as_deref() == Some("1")) {
+        return Err("Can't have an unnamed storage and a storage named 1.".to_owned());
+    }
+    Ok(storages.into_iter().map(|(name, settings)| (name.unwrap_or_else(|| "1".to_owned()), settings)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<Command, String> {
+        parse(&arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>())
+    }
+
+    fn options(arguments: &[&str]) -> Options {
+        match run(arguments).unwrap() {
+            Command::Configured(_, options) => *options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn files_are_numbered() {
+        let options = options(&["-a", "8100", "-f", "a.fs", "--file=b.fs", "-t1.5"]);
+        let names: Vec<_> = options.storages.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["1", "2"]);
+        assert_eq!(options.server.transaction_timeout_s, Some(1.5));
+    }
+
+    #[test]
+    fn the_command_line_wins() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("zeo.conf");
+        std::fs::write(&path, "<zeo>\naddress 1\ntransaction-timeout 5\n</zeo>\n<mappingstorage main/>\n").unwrap();
+        let path = path.to_str().unwrap();
+        let from_file = options(&["-C", path]);
+        assert_eq!(from_file.server.address, SocketAddress::Tcp(String::new(), Some(1)));
+        assert_eq!(from_file.storages[0].0, "main");
+        let both = options(&["-C", path, "-a", "2", "-f", "a.fs", "-X", "zeo/read-only=yes"]);
+        assert_eq!(both.server.address, SocketAddress::Tcp(String::new(), Some(2)));
+        assert_eq!(both.server.transaction_timeout_s, Some(5.0));
+        assert!(both.server.read_only);
+        assert_eq!(both.storages, numbered(&["a.fs".to_owned()]));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (arguments, message) in [
+            (&["-f", "a"][..], "no server address specified; use -a or -C"),
+            (&["-a", "1"], "no storages specified; use -f or -C"),
+            (&["x"], "positional arguments are not supported"),
+            (&["-a", "h:99999"], "invalid value for -a 'h:99999': 99999 is above upper bound (65535)"),
+            (&["--timeout", "x"], "invalid value for --timeout 'x': could not convert string to float: 'x'"),
+            (&["-t1", "-t1", "-t2"], "conflicting command line option '-t'"),
+            (&["-X", "a=b"], "configuration overrides (-X) cannot be used without a configuration file"),
+        ] {
+            assert_eq!(run(arguments).unwrap_err(), message, "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What is neither reading nor committing: undo lists, fresh oids, statistics.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::args::Args;
+use super::load::{extension, set};
+use crate::ids::Tid;
+use crate::pickle::Value;
+use crate::server::fault::from_storage;
+use crate::server::served::{Served, integer};
+use crate::server::session::{Answer, Call, Registration, Session};
+use crate::storage::TransactionSummary;
+use crate::wire::fault::{Fault, UndoRefusal};
+
+/// Most oids a client gets at a time, and how many it gets if it does not say.
+const MOST_NEW_OIDS: i64 = 100;
+
+/// `new_oids(n=100)`
+pub fn new_oids(registration: &Registration, mut args: Args) -> Answer {
+    let count = match args.optional() {
+        None => MOST_NEW_OIDS,
+        Some(value) => super::args::as_integer(&value).ok_or_else(|| args.wrong("an integer", &value))?,
+    };
+    args.end()?;
+    if registration.read_only {
+        return Err(Fault::ReadOnly);
+    }
+    let count = usize::try_from(count.clamp(1, MOST_NEW_OIDS)).unwrap_or(1);
+    let oids = registration.served.storage.new_oids(count).map_err(from_storage)?;
+    Ok(Value::List(oids.into_iter().map(super::load::oid_value).collect()))
+}
+
+/// `server_status()`
+pub fn status(served: &Served, args: Args) -> Answer {
+    args.end()?;
+    Ok(Value::Dict(served.status().into_iter().map(|(key, value)| (Value::text(key), value)).collect()))
+}
+
+/// `set_client_label(label)`
+pub fn set_label(session: &mut Session, mut args: Args) -> Answer {
+    let label = args.string()?;
+    args.end()?;
+    // It goes into every log line about this client: one line, and not a long one.
+    let label: String =
+        String::from_utf8_lossy(&label).chars().filter(|character| !character.is_control()).take(100).collect();
+    session.set_label(&label);
+    Ok(Value::None)
+}
+
+/// `undoLog(first, last)` and `undoInfo(first, last, specification)`: dicts, newest first.
+pub fn undo_log(session: &mut Session, served: &Arc<Served>, call: &Call, mut args: Args) -> Result<(), Fault> {
+    let (first, last) = (args.integer()?, args.integer()?);
+    let specification = match args.optional() {
+        None | Some(Value::None) => Vec::new(),
+        Some(Value::Dict(dict)) => dict,
+        Some(value) => return Err(args.wrong("a dict", &value)),
+    };
+    args.end()?;
+    let first = usize::try_from(first).unwrap_or(0);
+    // A negative `last` is a count.
+    let last = usize::try_from(last)
+        .unwrap_or_else(|_| first.saturating_add(usize::try_from(last.unsigned_abs()).unwrap_or(0)));
+    let served = Arc::clone(served);
+    session.answer_later(call.clone(), move || {
+        if !served.storage.capabilities().undo {
+            return Ok(Value::Tuple(vec![]));
+        }
+        let mut filter = |transaction: &TransactionSummary| matches(transaction, &specification);
+        let log = served.storage.undo_log(first, last, &mut filter).map_err(from_storage)?;
+        Ok(Value::List(log.iter().map(|transaction| Value::Dict(undo_entry(transaction))).collect()))
+    });
+    Ok(())
+}
+
+/// What is known for sure, then what the transaction's extension says: the extension wins.
+fn undo_entry(transaction: &TransactionSummary) -> Vec<(Value, Value)> {
+    let mut entry = vec![
+        (Value::text("id"), Value::Bytes(undo_id(transaction.tid).into_bytes().into())),
+        (Value::text("time"), Value::Float(transaction.tid.to_unix_seconds())),
+        (Value::text("user_name"), Value::Bytes(transaction.metadata.user.clone())),
+        (Value::text("size"), integer(transaction.size)),
+        (Value::text("description"), Value::Bytes(transaction.metadata.description.clone())),
+    ];
+    for (key, value) in extension(transaction) {
+        set(&mut entry, key, value);
+    }
+    entry
+}
+
+/// Whether every key of the specification is in the entry, with an equal value: text and bytes are
+/// compared by their bytes, a `Prefix` by the leading steps of a path.
+fn matches(transaction: &TransactionSummary, specification: &[(Value, Value)]) -> bool {
+    if specification.is_empty() {
+        return true;
+    }
+    let entry = undo_entry(transaction);
+    specification.iter().all(|(key, wanted)| {
+        entry.iter().any(|(present, value)| {
+            present.as_string() == key.as_string()
+                && match (wanted.as_prefix(), wanted.as_string(), value.as_string()) {
+                    (Some(prefix), _, Some(value)) => prefix.matches(value),
+                    (None, Some(wanted), Some(value)) => wanted == value,
+                    _ => wanted == value,
+                }
+        })
+    })
+}
+
+/// The id under which a client asks to undo a transaction: the tid in base64.
+fn undo_id(tid: Tid) -> String {
+    STANDARD.encode(tid.to_bytes())
+}
+
+/// The transaction that an undo id names.
+pub fn tid_from_undo_id(id: &[u8]) -> Result<Tid, Fault> {
+    let id = id.strip_suffix(b"\n").unwrap_or(id);
+    let tid = STANDARD.decode(id).ok().and_then(|bytes| Tid::from_slice(&bytes));
+    tid.ok_or_else(|| Fault::Undo(UndoRefusal { oid: None, reason: "Invalid transaction id".to_owned() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn undo_ids_are_base64_of_the_tid() {
+        // base64.b64encode(bytes.fromhex('040d2553e4444444'))
+        assert_eq!(undo_id(Tid(0x040d_2553_e444_4444)), "BA0lU+REREQ=");
+        for tid in [0, 1, u64::MAX, 0x040d_2553_e444_4444] {
+            assert_eq!(tid_from_undo_id(undo_id(Tid(tid)).as_bytes()).ok(), Some(Tid(tid)));
+        }
+        for bad in ["", "BA0lU+REREQ", "BA0lU+RERE=", "BA0lU-REREQ=", "BA0lU+REREQ=="] {
+            assert!(tid_from_undo_id(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

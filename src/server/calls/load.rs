@@ -1,0 +1,210 @@
+//! Reading: revisions, what is current, and what has changed.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::args::Args;
+use crate::ids::{Oid, Tid};
+use crate::pickle::{self, Value};
+use crate::server::fault::from_storage;
+use crate::server::invalidation::Since;
+use crate::server::served::{Served, integer};
+use crate::server::session::{Call, End, Session, tid_value};
+use crate::storage::{Storage, TransactionSummary};
+use crate::wire::fault::Fault;
+
+/// `loadBefore(oid, tid)`: `(data, tid, end or None)`, or `None` if there is no revision that old.
+pub fn load_before(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
+    let (oid, before) = match args.oid().and_then(|oid| Ok((oid, args.tid()?))).and_then(|ids| args.end().map(|()| ids))
+    {
+        Ok(ids) => ids,
+        Err(fault) => return session.reply(call, Err(fault)),
+    };
+    served.stats.loads.up();
+    session.reply_load(served, call, |storage| storage.load_before(oid, before))
+}
+
+/// `getTid(oid)`: the tid of the current revision.
+pub fn current_tid(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
+    match args.oid().and_then(|oid| args.end().map(|()| oid)) {
+        Ok(oid) => session.reply_current(served, call, |storage| Ok(tid_value(storage.current_tid(oid)?))),
+        Err(fault) => session.reply(call, Err(fault)),
+    }
+}
+
+/// `loadSerial(oid, tid)`: the record that transaction wrote.
+pub fn load_serial(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
+    match args.oid().and_then(|oid| Ok((oid, args.tid()?))).and_then(|ids| args.end().map(|()| ids)) {
+        Ok((oid, serial)) => {
+            session.reply_current(served, call, |storage| Ok(Value::Bytes(storage.load_serial(oid, serial)?)))
+        }
+        Err(fault) => session.reply(call, Err(fault)),
+    }
+}
+
+/// `record_iternext(next=None)`: `(oid, tid, data, next oid or None)`.
+pub fn record_iternext(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
+    let next = match args.optional() {
+        None | Some(Value::None) => Ok(None),
+        Some(value) => match value.as_string().and_then(|bytes| Oid::from_slice(bytes)) {
+            Some(oid) => Ok(Some(oid)),
+            None => Err(args.wrong("an oid of 8 bytes or None", &value)),
+        },
+    };
+    let next = match next.and_then(|next| args.end().map(|()| next)) {
+        Ok(next) => next,
+        Err(fault) => return session.reply(call, Err(fault)),
+    };
+    session.reply_current(served, call, |storage| {
+        let Some(record) = storage.record_iternext(next)? else {
+            return Ok(Value::None);
+        };
+        Ok(Value::Tuple(vec![
+            oid_value(record.oid),
+            tid_value(record.tid),
+            Value::Bytes(record.data),
+            record.next.map_or(Value::None, oid_value),
+        ]))
+    })
+}
+
+/// `lastTransaction()`
+pub fn last_transaction(session: &Session, served: &Served, call: &Call, args: Args) -> Result<(), End> {
+    match args.end() {
+        Ok(()) => session.reply_current(served, call, |storage| Ok(tid_value(storage.last_transaction()))),
+        Err(fault) => session.reply(call, Err(fault)),
+    }
+}
+
+/// `getInvalidations(tid)`: `(newest tid, oids written since)`, or `None` if nobody knows.
+pub fn invalidations(session: &mut Session, served: &Arc<Served>, call: Call, mut args: Args) -> Result<(), End> {
+    let tid = match args.tid().and_then(|tid| args.end().map(|()| tid)) {
+        Ok(tid) => tid,
+        Err(fault) => return session.reply(&call, Err(fault)),
+    };
+    if is_young(tid, served) && served.hub.written_since(tid) == Since::TooOld {
+        let served = Arc::clone(served);
+        session.answer_later(call, move || written_by_iteration(&served, tid));
+        return Ok(());
+    }
+    // The queue changes only together with the storage, so this is as current as a load.
+    session.reply_current(served, &call, |_| {
+        Ok(match served.hub.written_since(tid) {
+            Since::Complete(newest, oids) => written(newest, oids.into_iter()),
+            Since::TooOld => Value::None,
+        })
+    })
+}
+
+/// Whether `tid` is within the time for which invalidations may be read from the storage itself.
+fn is_young(tid: Tid, served: &Served) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    served.invalidation_age.is_some_and(|age| now - tid.to_unix_seconds() < age.as_secs_f64())
+}
+
+fn written_by_iteration(served: &Served, tid: Tid) -> Result<Value, Fault> {
+    let since = Tid(tid.0.saturating_add(1));
+    let mut transactions = Arc::clone(&served.storage).iterate(Some(since), None).map_err(from_storage)?;
+    let (mut newest, mut oids) = (None, std::collections::HashSet::new());
+    while let Some((transaction, mut records)) = transactions.next().map_err(from_storage)? {
+        while let Some(record) = records.next().map_err(from_storage)? {
+            oids.insert(record.oid);
+        }
+        newest = Some(transaction.tid);
+    }
+    Ok(newest.map_or(Value::None, |newest| written(newest, oids.into_iter())))
+}
+
+fn written(newest: Tid, oids: impl Iterator<Item = Oid>) -> Value {
+    Value::Tuple(vec![tid_value(newest), Value::List(oids.map(oid_value).collect())])
+}
+
+/// `history(oid, size=1)`: dicts, newest revision first.
+pub fn history(session: &mut Session, served: &Arc<Served>, call: Call, mut args: Args) -> Result<(), End> {
+    let parsed = args.oid().and_then(|oid| {
+        let size = match args.optional() {
+            None => 1,
+            Some(value) => super::args::as_integer(&value).ok_or_else(|| args.wrong("an integer", &value))?,
+        };
+        args.end()?;
+        Ok((oid, usize::try_from(size).unwrap_or(0)))
+    });
+    let (oid, size) = match parsed {
+        Ok(parsed) => parsed,
+        Err(fault) => return session.reply(&call, Err(fault)),
+    };
+    let served = Arc::clone(served);
+    session.answer_later(call, move || {
+        let entries = served.storage.history(oid, size).map_err(from_storage)?;
+        Ok(Value::List(entries.iter().map(history_entry).collect()))
+    });
+    Ok(())
+}
+
+/// What the transaction's extension says, then what is known for sure.
+fn history_entry(entry: &TransactionSummary) -> Value {
+    let mut dict = extension(entry);
+    for (key, value) in [
+        ("time", Value::Float(entry.tid.to_unix_seconds())),
+        ("user_name", Value::Bytes(entry.metadata.user.clone())),
+        ("description", Value::Bytes(entry.metadata.description.clone())),
+        ("tid", tid_value(entry.tid)),
+        ("size", integer(entry.size)),
+    ] {
+        set(&mut dict, Value::text(key), value);
+    }
+    Value::Dict(dict)
+}
+
+/// Sets a key of a dict, as assignment does: at its place if it is there.
+pub fn set(dict: &mut pickle::Dict, key: Value, value: Value) {
+    match dict.iter_mut().find(|(present, _)| *present == key) {
+        Some((_, present)) => *present = value,
+        None => dict.push((key, value)),
+    }
+}
+
+/// The transaction's extension as a dict; empty if it is none or cannot be read.
+pub fn extension(transaction: &TransactionSummary) -> pickle::Dict {
+    match pickle::read(&transaction.metadata.extension) {
+        Ok(Value::Dict(dict)) => dict,
+        _ => pickle::Dict::new(),
+    }
+}
+
+/// `get_info()`: what the client must know of the storage.
+pub fn info(session: &Session, served: &Served, call: &Call, args: Args) -> Result<(), End> {
+    match args.end() {
+        Ok(()) => session.reply_current(served, call, |storage| Ok(Value::Dict(storage_info(storage)))),
+        Err(fault) => session.reply(call, Err(fault)),
+    }
+}
+
+fn storage_info(storage: &dyn Storage) -> pickle::Dict {
+    let can = storage.capabilities();
+    let interfaces = [
+        (can.restore, "IStorageRestoreable"),
+        (can.iteration, "IStorageIteration"),
+        (can.undo, "IStorageUndoable"),
+        (can.record_iternext, "IStorageCurrentRecordIteration"),
+        (can.external_gc, "IExternalGC"),
+        (true, "IStorage"),
+    ];
+    let interfaces = interfaces
+        .iter()
+        .filter(|(offered, _)| *offered)
+        .map(|(_, name)| Value::Tuple(vec![Value::text("ZODB.interfaces"), Value::text(name)]));
+    vec![
+        (Value::text("length"), integer(storage.len())),
+        (Value::text("size"), integer(storage.size())),
+        (Value::text("name"), Value::text(storage.name())),
+        (Value::text("supportsUndo"), Value::Bool(can.undo)),
+        (Value::text("supports_record_iternext"), Value::Bool(can.record_iternext)),
+        (Value::text("interfaces"), Value::Tuple(interfaces.collect())),
+    ]
+}
+
+/// An oid as clients expect it.
+pub fn oid_value(oid: Oid) -> Value {
+    Value::bytes(&oid.to_bytes())
+}

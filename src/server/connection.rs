@@ -1,0 +1,205 @@
+//! One client's socket: bytes in, frames to the session; frames from the outbox, bytes out.
+//!
+//! One task does both directions, so that the reply to a request that can be answered at once is
+//! written without waking anybody. All requests that arrived together are answered before the first
+//! reply is written, in as few writes as the socket takes. Reading pauses while the client lets
+//! replies pile up.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep_until;
+use tracing::{debug, info, warn};
+
+use super::Shared;
+use super::hub::ClientId;
+use super::outbox::{Closing, Outbox, READ_PAUSE_BYTES, Taken};
+use super::session::{End, Session};
+use crate::critical;
+use crate::wire::frame;
+use crate::wire::handshake::{self, Answer};
+
+/// Free space for a read; grown by what has arrived, never by what a length claims.
+const READ_BYTES: usize = 64 << 10;
+
+/// A transport: TCP or a Unix socket.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+struct Connection<S> {
+    stream: S,
+    outbox: Arc<Outbox>,
+    /// Bytes that arrived and are not yet a whole frame.
+    received: BytesMut,
+    /// Taken from the outbox; written up to `sent`.
+    sending: Vec<u8>,
+    sent: usize,
+    /// The largest frame the peer may send.
+    frame_limit: usize,
+}
+
+/// What the socket brought.
+enum Event {
+    /// There are new bytes in `received`.
+    Received,
+    /// The peer has gone.
+    Closed,
+    /// The outbox has ended the conversation.
+    Ended(Closing),
+}
+
+/// Serves one client until it goes.
+pub async fn serve<S: Stream>(server: Arc<Shared>, stream: S, id: ClientId, address: String) {
+    info!(target: "ZEO.asyncio.base", "Connected {address}");
+    let outbox = Arc::new(Outbox::default());
+    let mut connection = Connection {
+        stream,
+        outbox: Arc::clone(&outbox),
+        received: BytesMut::new(),
+        sending: Vec::new(),
+        sent: 0,
+        frame_limit: frame::LIMIT_BEFORE_REGISTRATION,
+    };
+    push_raw(&outbox, handshake::announce(server.encoding));
+    match connection.converse(&server, id, &address).await {
+        Ok(()) => debug!(target: "ZEO.asyncio.server", "{address} has gone"),
+        Err(Failure::Io(error)) => info!(target: "ZEO.asyncio.server", "Disconnected {address}: {error}"),
+        Err(Failure::End(end @ End::Timeout(_))) => {
+            critical!(target: "ZEO.StorageServer", "({address}) {end}; its transaction is aborted and the connection closed");
+        }
+        Err(Failure::End(end)) => warn!(target: "ZEO.asyncio.server", "closing the connection of {address}: {end}"),
+    }
+}
+
+/// Queues a frame that is not a message.
+fn push_raw(outbox: &Outbox, body: &[u8]) {
+    outbox.push(|out| {
+        let fits = frame::put(out, |out| out.extend_from_slice(body));
+        debug_assert!(fits, "the announcement and the status are short");
+    });
+}
+
+enum Failure {
+    Io(io::Error),
+    End(End),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<End> for Failure {
+    fn from(end: End) -> Self {
+        Self::End(end)
+    }
+}
+
+impl<S: Stream> Connection<S> {
+    async fn converse(&mut self, server: &Arc<Shared>, id: ClientId, address: &str) -> Result<(), Failure> {
+        let answer = loop {
+            if let Some(answer) = self.take_frame()? {
+                break answer;
+            }
+            match self.next_event(true).await? {
+                Event::Received => {}
+                Event::Closed | Event::Ended(_) => return Ok(()),
+            }
+        };
+        let dialect = match handshake::answer(&answer) {
+            Answer::Speak(dialect) => dialect,
+            Answer::Ruok => {
+                let status = server.status_json().to_string();
+                push_raw(&self.outbox, status.as_bytes());
+                self.outbox.close(Closing::AfterDrain);
+                while !matches!(self.next_event(false).await?, Event::Closed | Event::Ended(_)) {}
+                return Ok(());
+            }
+            Answer::Refused(shown) => return Err(End::Protocol(format!("bad handshake {shown}")).into()),
+        };
+        info!(target: "ZEO.asyncio.server", "received handshake {:?}", String::from_utf8_lossy(&answer));
+        self.frame_limit = frame::LIMIT;
+        let session = Session::new(Arc::clone(server), id, address.to_owned(), Arc::clone(&self.outbox), dialect);
+        self.run(session).await
+    }
+
+    async fn run(&mut self, mut session: Session) -> Result<(), Failure> {
+        loop {
+            while session.is_ready() {
+                match self.take_frame()? {
+                    Some(frame) => session.handle(frame)?,
+                    None => break,
+                }
+            }
+            let deadline = session.deadline();
+            let timeout = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let may_read = session.is_ready();
+            tokio::select! {
+                event = self.next_event(may_read) => match event? {
+                    Event::Received => {}
+                    Event::Closed | Event::Ended(Closing::AtOnce | Closing::AfterDrain) => return Ok(()),
+                    Event::Ended(Closing::CannotFollow) => {
+                        return Err(End::Protocol("the client does not take what is sent to it".to_owned()).into());
+                    }
+                },
+                done = session.beside(), if session.has_beside() => if let Some(done) = done {
+                    session.resume(done)?;
+                },
+                () = timeout => return Err(session.timed_out().into()),
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
+        frame::take(&mut self.received, self.frame_limit).map_err(|error| End::Protocol(error.to_string()).into())
+    }
+
+    /// Writes what there is to write until something arrives.
+    async fn next_event(&mut self, may_read: bool) -> io::Result<Event> {
+        poll_fn(|cx| self.poll_event(may_read, cx)).await
+    }
+
+    fn poll_event(&mut self, may_read: bool, cx: &mut Context<'_>) -> Poll<io::Result<Event>> {
+        if let Poll::Ready(closing) = self.poll_write(cx)? {
+            return Poll::Ready(Ok(Event::Ended(closing)));
+        }
+        if may_read && self.outbox.len() < READ_PAUSE_BYTES {
+            let arrived = ready!(self.poll_read(cx))?;
+            return Poll::Ready(Ok(if arrived == 0 { Event::Closed } else { Event::Received }));
+        }
+        Poll::Pending
+    }
+
+    /// Writes until nothing is left or the socket takes no more; ready only when all is over.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Closing>> {
+        loop {
+            while let Some(rest) = self.sending.get(self.sent..).filter(|rest| !rest.is_empty()) {
+                match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    written => self.sent += written,
+                }
+            }
+            self.sent = 0;
+            match ready!(self.outbox.poll_take(&mut self.sending, cx)) {
+                Taken::Frames => {}
+                Taken::Closed(how) => return Poll::Ready(Ok(how)),
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.received.reserve(READ_BYTES);
+        tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.received)
+    }
+}

@@ -1,0 +1,152 @@
+//! What all clients of one storage share: who they are, what was written lately, and the ordering
+//! rule that keeps their caches right.
+//!
+//! A Python client caches the reply to a load without comparing it with the invalidations that came
+//! in between. So, for each client:
+//!
+//! - R1: the invalidation for transaction T is queued before any reply that reflects T.
+//! - R2: no reply computed from a state before T is queued after the invalidation for T.
+//! - R3: the committer of T gets T in its `tpc_finish` reply and no invalidation for it, and gets
+//!   that reply before the invalidation of any later transaction.
+//! - R4: `register`, `lastTransaction` and `getInvalidations` agree with what was queued before them.
+//!
+//! [`Hub::publish`] is the only writer: in one critical section without I/O it makes a transaction
+//! visible in the storage and queues what every client has to hear of it. Replies are queued under
+//! the same lock held shared, which gives R1 and R4. A load is computed without the lock; it is
+//! queued only if nothing was published since it began, else it is computed again, which gives R2.
+//!
+//! Locks are taken in this order: hub, storage, outbox.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::invalidation::{InvalidationQueue, Since};
+use super::outbox::{Closing, Outbox};
+use crate::ids::{Oid, Tid};
+use crate::sync::RwLock;
+use crate::wire::dialect::Dialect;
+
+/// Names a connection, for the life of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+/// After so many publications during one load, the next one waits for it.
+const OPTIMISTIC_TRIES: usize = 4;
+
+/// The clients of one storage and the newest transactions.
+#[derive(Debug)]
+pub struct Hub {
+    shared: RwLock<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Counts publications.
+    epoch: u64,
+    clients: HashMap<ClientId, Member>,
+    queue: InvalidationQueue,
+}
+
+#[derive(Debug)]
+struct Member {
+    outbox: Arc<Outbox>,
+    dialect: Dialect,
+}
+
+impl Hub {
+    /// A hub without clients.
+    pub fn new(queue: InvalidationQueue) -> Self {
+        Self { shared: RwLock::new(Shared { epoch: 0, clients: HashMap::new(), queue }) }
+    }
+
+    /// Subscribes a client to invalidations. `greet` runs in the same instant: every transaction that
+    /// it does not see will be announced.
+    pub fn join(&self, id: ClientId, outbox: &Arc<Outbox>, dialect: Dialect, greet: impl FnOnce()) {
+        let mut shared = self.shared.write();
+        shared.clients.insert(id, Member { outbox: Arc::clone(outbox), dialect });
+        greet();
+    }
+
+    /// Ends a subscription.
+    pub fn leave(&self, id: ClientId) {
+        self.shared.write().clients.remove(&id);
+    }
+
+    /// How many clients are subscribed.
+    pub fn client_count(&self) -> usize {
+        self.shared.read().clients.len()
+    }
+
+    /// Cuts off every client.
+    pub fn close_all(&self) {
+        for member in self.shared.read().clients.values() {
+            member.outbox.close(Closing::AtOnce);
+        }
+    }
+
+    /// Queues frames to every client.
+    pub fn broadcast(&self, mut frames: impl FnMut(Dialect, &mut Vec<u8>)) {
+        for member in self.shared.read().clients.values() {
+            member.outbox.push(|out| frames(member.dialect, out));
+        }
+    }
+
+    /// Queues a reply that does not say what is current (R1, R4).
+    pub fn enqueue<T>(&self, queue: impl FnOnce() -> T) -> T {
+        let _no_publication = self.shared.read();
+        queue()
+    }
+
+    /// Computes a reply that says what is current, and queues it while that still holds (R1, R2).
+    pub fn consistently<T>(&self, mut compute: impl FnMut() -> T, queue: impl FnOnce(T)) {
+        for _ in 0..OPTIMISTIC_TRIES {
+            let began = self.shared.read().epoch;
+            let reply = compute();
+            let shared = self.shared.read();
+            if shared.epoch == began {
+                queue(reply);
+                return;
+            }
+        }
+        let _no_publication = self.shared.read();
+        queue(compute());
+    }
+
+    /// What was written after `tid`, as far as the queue reaches.
+    pub fn written_since(&self, tid: Tid) -> Since {
+        self.shared.read().queue.since(tid)
+    }
+
+    /// Makes transaction `tid` visible (`install`), announces it to every client but the committer,
+    /// and lets the committer's reply be queued (`reply`), all in one instant.
+    pub fn publish(
+        &self,
+        tid: Tid,
+        oids: &Arc<[Oid]>,
+        committer: ClientId,
+        install: &mut dyn FnMut(),
+        reply: impl FnOnce(),
+    ) {
+        let mut shared = self.shared.write();
+        shared.epoch += 1;
+        install();
+        shared.queue.push(tid, Arc::clone(oids));
+        let mut encoded: Option<(Dialect, Vec<u8>)> = None;
+        for (id, member) in &shared.clients {
+            if *id == committer {
+                continue;
+            }
+            // Nearly always all clients speak one dialect, so the frame is made once.
+            let frame = match &encoded {
+                Some((dialect, frame)) if *dialect == member.dialect => frame,
+                _ => {
+                    let mut frame = Vec::new();
+                    member.dialect.put_invalidate_transaction(&mut frame, tid, oids);
+                    &encoded.insert((member.dialect, frame)).1
+                }
+            };
+            member.outbox.push(|out| out.extend_from_slice(frame));
+        }
+        reply();
+    }
+}

@@ -1,0 +1,106 @@
+//! A storage as the server serves it: the storage itself and what its clients share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::commit_lock::CommitLock;
+use super::hub::Hub;
+use super::invalidation::InvalidationQueue;
+use super::stats::Stats;
+use crate::pickle::Value;
+use crate::storage::{Result, Storage};
+
+/// A storage and everything that its clients share.
+pub struct Served {
+    /// The name by which clients ask for it.
+    pub name: String,
+    /// The storage.
+    pub storage: Arc<dyn Storage>,
+    /// Clients and invalidations.
+    pub hub: Hub,
+    /// Whose turn it is to commit.
+    pub commit_lock: CommitLock,
+    /// Counters.
+    pub stats: Stats,
+    /// When the server began to serve it, as `time.ctime()` says it.
+    started: String,
+    /// How long a client may hold the commit lock.
+    pub transaction_timeout: Option<Duration>,
+    /// How far back cache verification may reach by reading the storage.
+    pub invalidation_age: Option<Duration>,
+}
+
+impl Served {
+    /// Prepares a storage for its clients.
+    pub fn new(
+        name: String,
+        storage: Arc<dyn Storage>,
+        invalidation_queue_size: usize,
+        transaction_timeout: Option<Duration>,
+        invalidation_age: Option<Duration>,
+    ) -> Result<Self> {
+        // A storage that cannot tell serves at least those clients that are exactly up to date.
+        let newest = storage
+            .last_invalidations(invalidation_queue_size)?
+            .unwrap_or_else(|| vec![(storage.last_transaction(), vec![])]);
+        Ok(Self {
+            name,
+            hub: Hub::new(InvalidationQueue::new(invalidation_queue_size, newest)),
+            commit_lock: CommitLock::default(),
+            stats: Stats::default(),
+            started: jiff::Zoned::now().strftime("%a %b %e %H:%M:%S %Y").to_string(),
+            storage,
+            transaction_timeout,
+            invalidation_age,
+        })
+    }
+
+    /// The numbers that every client is told after a change of size.
+    pub fn size_info(&self) -> Value {
+        Value::Dict(vec![
+            (Value::text("length"), integer(self.storage.len())),
+            (Value::text("size"), integer(self.storage.size())),
+        ])
+    }
+
+    /// The fields of `server_status` and `ruok`.
+    pub fn status(&self) -> Vec<(&'static str, Value)> {
+        let stats = &self.stats;
+        vec![
+            ("loads", integer(stats.loads.value())),
+            ("stores", integer(stats.stores.value())),
+            ("commits", integer(stats.commits.value())),
+            ("aborts", integer(stats.aborts.value())),
+            ("active_txns", integer(stats.active_transactions.value())),
+            ("lock_time", self.commit_lock.held_since().map_or(Value::None, Value::Float)),
+            ("conflicts", integer(stats.conflicts.value())),
+            ("conflicts_resolved", Value::Int(0)),
+            ("start", Value::text(&self.started)),
+            ("connections", integer(self.hub.client_count() as u64)),
+            ("waiting", integer(self.commit_lock.waiting() as u64)),
+            (
+                "timeout-thread-is-alive",
+                // No thread watches over transactions here; sites' monitors compare with these two.
+                if self.transaction_timeout.is_some() { Value::Bool(true) } else { Value::text("stub") },
+            ),
+            ("last-transaction", Value::text(&self.storage.last_transaction().to_string())),
+        ]
+    }
+
+    /// [`status`](Self::status) for `ruok`, which answers in JSON.
+    pub fn status_json(&self) -> serde_json::Value {
+        let json = |value: &Value| match value {
+            Value::Bool(flag) => (*flag).into(),
+            Value::Int(number) => (*number).into(),
+            Value::Float(number) => (*number).into(),
+            Value::Text(text) => String::from_utf8_lossy(text).into(),
+            _ => serde_json::Value::Null,
+        };
+        self.status().iter().map(|(key, value)| ((*key).to_owned(), json(value))).collect()
+    }
+}
+
+/// A count as a Python int.
+pub fn integer(number: u64) -> Value {
+    Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,347 @@
+//! One client's conversation, free of sockets: frames in, frames into the client's outbox.
+//!
+//! Requests are answered in their order, at once where that cannot block: reading the storage does
+//! not. A vote that waits for its turn, a finish that waits for the disk, and the calls that walk
+//! through the file run beside the conversation, and their replies come when they are ready.
+//!
+//! A session owns its client's transaction. Dropping the session aborts it, in whatever phase it is;
+//! only a finish that has reached the storage runs to its end.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::calls::args::Args;
+use super::calls::commit::{Prepared, Transaction};
+use super::calls::iterate::Iterators;
+use super::fault::from_storage;
+use super::hub::ClientId;
+use super::outbox::{Closing, Outbox};
+use super::served::Served;
+use super::{Shared, calls};
+use crate::pickle::Value;
+use crate::storage::{self, Storage, Transactions};
+use crate::wire::dialect::Dialect;
+use crate::wire::fault::Fault;
+use crate::wire::message::Request;
+
+/// How many slow calls of one client run at a time; above this its requests wait.
+const SLOW_CALLS: usize = 16;
+
+/// One client's conversation.
+pub struct Session {
+    pub(super) id: ClientId,
+    /// How logs name the client: its label, if it gave one, and its address.
+    pub(super) label: String,
+    address: String,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) dialect: Dialect,
+    server: Arc<Shared>,
+    registration: Option<Registration>,
+    pub(super) transaction: Transaction,
+    pub(super) iterators: Iterators,
+    pub(super) beside: JoinSet<Beside>,
+    /// Requests that came while the transaction was being finished.
+    parked: Vec<Request>,
+}
+
+/// What a client has registered for.
+#[derive(Clone)]
+pub struct Registration {
+    /// The storage.
+    pub served: Arc<Served>,
+    /// Whether the client may not write.
+    pub read_only: bool,
+}
+
+/// A request whose answer is due.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Echoed in the reply.
+    pub id: Value,
+    /// No reply is wanted; an error closes the connection.
+    pub is_async: bool,
+    /// For the log.
+    pub method: &'static str,
+}
+
+/// The answer to a call.
+pub type Answer = Result<Value, Fault>;
+
+/// What ran beside the conversation and is done.
+pub enum Beside {
+    /// A slow call has its answer.
+    Answered(Call, Answer),
+    /// An iterator is in place.
+    Positioned(Call, Result<Box<dyn Transactions>, Fault>),
+    /// A vote is decided.
+    Voted(Call, Result<Box<Prepared>, Fault>),
+    /// A finish is done, and has been answered if it succeeded.
+    Finished(Call, Result<(), Fault>),
+}
+
+/// Why a conversation ends.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The peer broke the protocol.
+    #[error("{0}")]
+    Protocol(String),
+    /// A call failed that wants no reply, so the client could not learn of it otherwise.
+    #[error("async `{0}` raised {1}")]
+    AsyncFault(&'static str, Fault),
+    /// The client held the commit lock for too long.
+    #[error("Transaction timeout after {0} seconds")]
+    Timeout(f64),
+}
+
+impl Session {
+    /// A conversation that starts after the handshake.
+    pub fn new(server: Arc<Shared>, id: ClientId, address: String, outbox: Arc<Outbox>, dialect: Dialect) -> Self {
+        Self {
+            id,
+            label: address.clone(),
+            address,
+            outbox,
+            dialect,
+            server,
+            registration: None,
+            transaction: Transaction::None,
+            iterators: Iterators::default(),
+            beside: JoinSet::new(),
+            parked: Vec::new(),
+        }
+    }
+
+    /// Handles one frame.
+    pub fn handle(&mut self, frame: Bytes) -> Result<(), End> {
+        let request =
+            self.dialect.decode(frame).map_err(|error| End::Protocol(format!("Can't deserialize message: {error}")))?;
+        if request.is_keep_alive() {
+            return Ok(());
+        }
+        if matches!(self.transaction, Transaction::Finishing(_)) && calls::concerns_transaction(&request.method) {
+            self.parked.push(request);
+            return Ok(());
+        }
+        self.dispatch(request)
+    }
+
+    fn dispatch(&mut self, request: Request) -> Result<(), End> {
+        let Some(method) = calls::known(&request.method, self.registration.is_some()) else {
+            let name = String::from_utf8_lossy(&request.method).chars().take(100).collect::<String>();
+            return Err(End::Protocol(format!("Invalid method, {name:?}")));
+        };
+        let call = Call { id: request.id, is_async: request.is_async, method };
+        let args = Args::new(method, request.args);
+        match self.registration.clone() {
+            None => self.register(&call, args),
+            Some(registration) => calls::dispatch(self, &registration, call, args),
+        }
+    }
+
+    /// Whether more requests may be read: not while some wait already.
+    pub fn is_ready(&self) -> bool {
+        self.parked.is_empty() && self.beside.len() < SLOW_CALLS
+    }
+
+    /// Whether something runs beside the conversation, to be waited for with [`beside`](Self::beside).
+    pub fn has_beside(&self) -> bool {
+        !self.beside.is_empty()
+    }
+
+    /// Waits for the next thing that runs beside the conversation.
+    ///
+    /// # Panics
+    /// If that thing panicked, with its panic.
+    pub async fn beside(&mut self) -> Option<Beside> {
+        match self.beside.join_next().await? {
+            Ok(done) => Some(done),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_cancelled) => None,
+            },
+        }
+    }
+
+    /// Takes up what ran beside the conversation.
+    pub fn resume(&mut self, done: Beside) -> Result<(), End> {
+        match done {
+            Beside::Answered(call, answer) => self.reply(&call, answer)?,
+            Beside::Positioned(call, Ok(transactions)) => {
+                let answer = self.iterators.add(transactions);
+                self.reply(&call, answer)?;
+            }
+            Beside::Positioned(call, Err(fault)) => self.reply(&call, Err(fault))?,
+            Beside::Voted(call, outcome) => self.voted(&call, outcome)?,
+            Beside::Finished(call, outcome) => {
+                self.transaction = Transaction::None;
+                if let Err(fault) = outcome {
+                    self.reply(&call, Err(fault))?;
+                }
+                for request in std::mem::take(&mut self.parked) {
+                    self.dispatch(request)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When the client must have finished or aborted, if it has voted.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.transaction.deadline()
+    }
+
+    /// The client has missed its deadline.
+    pub fn timed_out(&self) -> End {
+        let timeout = self.registration.as_ref().and_then(|registration| registration.served.transaction_timeout);
+        End::Timeout(timeout.unwrap_or_default().as_secs_f64())
+    }
+
+    fn register(&mut self, call: &Call, mut args: Args) -> Result<(), End> {
+        let registration = (|| {
+            let name = String::from_utf8_lossy(&args.string()?).into_owned();
+            let wants_read_only = args.truth()?;
+            args.end()?;
+            let Some(served) = self.server.storage(&name) else {
+                info!(target: "ZEO.StorageServer", "({}) unknown storage_id: {name}", self.label);
+                return Err(Fault::unknown_storage(&name));
+            };
+            let must_not_write = self.server.read_only || served.storage.is_read_only();
+            if must_not_write && !wants_read_only {
+                return Err(Fault::ReadOnly);
+            }
+            Ok(Registration { served: Arc::clone(served), read_only: must_not_write || wants_read_only })
+        })();
+        let registration = match registration {
+            Ok(registration) => registration,
+            Err(fault) => return self.queue_answer(call, Err(fault)),
+        };
+        let served = Arc::clone(&registration.served);
+        self.registration = Some(registration);
+        let mut queued = Ok(());
+        served.hub.join(self.id, &self.outbox, self.dialect, || {
+            queued = self.queue_answer(call, Ok(tid_value(served.storage.last_transaction())));
+        });
+        queued
+    }
+
+    /// What the client has registered for.
+    pub(super) fn registration(&self) -> Option<&Registration> {
+        self.registration.as_ref()
+    }
+
+    /// Queues the answer to a call that does not say what is current.
+    pub fn reply(&self, call: &Call, answer: Answer) -> Result<(), End> {
+        match &self.registration {
+            Some(registration) => registration.served.hub.enqueue(|| self.queue_answer(call, answer)),
+            None => self.queue_answer(call, answer),
+        }
+    }
+
+    /// Answers a call from the storage's current state, under the ordering rule.
+    pub fn reply_current(
+        &self,
+        served: &Served,
+        call: &Call,
+        compute: impl Fn(&dyn Storage) -> storage::Result<Value>,
+    ) -> Result<(), End> {
+        let mut queued = Ok(());
+        served.hub.consistently(
+            || compute(&*served.storage).map_err(from_storage),
+            |answer| queued = self.queue_answer(call, answer),
+        );
+        queued
+    }
+
+    /// As [`reply_current`](Self::reply_current), for the reply to a load: no value tree in between.
+    pub fn reply_load(
+        &self,
+        served: &Served,
+        call: &Call,
+        load: impl Fn(&dyn Storage) -> storage::Result<Option<storage::Revision>>,
+    ) -> Result<(), End> {
+        let mut queued = Ok(());
+        served.hub.consistently(
+            || load(&*served.storage).map_err(from_storage),
+            |loaded| match loaded {
+                Ok(Some(revision)) if !call.is_async => self.outbox.push(|out| {
+                    self.dialect.put_load_reply(out, &call.id, &revision.data, revision.tid, revision.end);
+                }),
+                Ok(_) => queued = self.queue_answer(call, Ok(Value::None)),
+                Err(fault) => queued = self.queue_answer(call, Err(fault)),
+            },
+        );
+        queued
+    }
+
+    /// Runs a slow call beside the conversation.
+    pub fn answer_later(&mut self, call: Call, compute: impl FnOnce() -> Answer + Send + 'static) {
+        self.beside.spawn_blocking(move || {
+            let answer = compute();
+            Beside::Answered(call, answer)
+        });
+    }
+
+    fn queue_answer(&self, call: &Call, answer: Answer) -> Result<(), End> {
+        match answer {
+            Ok(_) if call.is_async => {}
+            Ok(value) => self.outbox.push(|out| self.dialect.put_reply(out, &call.id, &value)),
+            Err(fault) => {
+                if fault.is_everyday() {
+                    debug!(target: "ZEO.asyncio.server", "({}) `{}` raised {fault}", self.label, call.method);
+                } else {
+                    let asynchronous = if call.is_async { "async " } else { "" };
+                    warn!(target: "ZEO.asyncio.server", "({}) {asynchronous}`{}` raised {fault}", self.label, call.method);
+                }
+                if call.is_async {
+                    return Err(End::AsyncFault(call.method, fault));
+                }
+                self.outbox.push(|out| self.dialect.put_fault(out, &call.id, &fault));
+            }
+        }
+        Ok(())
+    }
+
+    /// The frame of a finish: the new size for the client's statistics, then the reply.
+    pub(super) fn finish_frames(&self, call: &Call) -> impl Fn(&Served, crate::ids::Tid) + Send + 'static {
+        let (outbox, dialect, call) = (Arc::clone(&self.outbox), self.dialect, call.clone());
+        move |served, tid| {
+            outbox.push(|out| {
+                dialect.put_call(out, "info", &[served.size_info()]);
+                if !call.is_async {
+                    dialect.put_reply(out, &call.id, &tid_value(tid));
+                }
+            });
+        }
+    }
+
+    /// Takes the client's own name for itself into the log label.
+    pub fn set_label(&mut self, label: &str) {
+        self.label = format!("{label} {}", self.address);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.outbox.close(Closing::AtOnce);
+        let Some(registration) = &self.registration else {
+            return;
+        };
+        registration.served.hub.leave(self.id);
+        match self.transaction.phase() {
+            Some(phase) => {
+                registration.served.stats.aborts.up();
+                info!(target: "ZEO.StorageServer", "({}) disconnected during {phase} transaction", self.label);
+            }
+            None => info!(target: "ZEO.StorageServer", "({}) disconnected", self.label),
+        }
+    }
+}
+
+/// A tid as clients expect it.
+pub fn tid_value(tid: crate::ids::Tid) -> Value {
+    Value::bytes(&tid.to_bytes())
+}

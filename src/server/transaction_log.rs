@@ -1,0 +1,234 @@
+//! What a client has asked of a transaction before its vote.
+//!
+//! Nothing is checked and nothing is locked while a client stores; its requests wait here, first in
+//! memory, then in an unlinked temporary file, so a transaction may be larger than memory.
+//!
+//! Each entry is one tag byte, then eight-byte numbers, then for data a length and the bytes.
+
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+
+use byteorder::{BigEndian, ReadBytesExt, WriteBytesExt};
+use tempfile::SpooledTempFile;
+
+use crate::ids::{Oid, Tid};
+use crate::storage::{Commit, StorageError};
+
+/// A transaction below this size never touches the disk before its vote.
+const MEMORY_BYTES: usize = 8 << 20;
+
+const STORE: u8 = b's';
+const RESTORE: u8 = b'r';
+const DELETE: u8 = b'd';
+const CHECK_CURRENT: u8 = b'c';
+const UNDO: u8 = b'u';
+
+/// Marks an absent optional number or data; no record is that long and no tid that large.
+const ABSENT: u64 = u64::MAX;
+
+/// The requests of one transaction, in their order.
+#[derive(Debug)]
+pub struct TransactionLog {
+    file: SpooledTempFile,
+    entries: u64,
+    bytes: u64,
+}
+
+impl Default for TransactionLog {
+    fn default() -> Self {
+        Self { file: tempfile::spooled_tempfile(MEMORY_BYTES), entries: 0, bytes: 0 }
+    }
+}
+
+/// What replaying a log brought.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// The objects that other clients must hear of.
+    pub written: Vec<Oid>,
+    /// The objects whose new state the committing client does not know: undone ones.
+    pub undone: Vec<Oid>,
+}
+
+impl TransactionLog {
+    /// How many requests there are.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// How many bytes they take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// [`Commit::store`], later.
+    pub fn store(&mut self, oid: Oid, serial: Tid, data: &[u8]) -> io::Result<()> {
+        self.append(STORE, &[oid.0, serial.0], Some(Some(data)))
+    }
+
+    /// [`Commit::restore`], later.
+    pub fn restore(&mut self, oid: Oid, serial: Tid, data: Option<&[u8]>, same_as: Option<Tid>) -> io::Result<()> {
+        self.append(RESTORE, &[oid.0, serial.0, same_as.map_or(ABSENT, |tid| tid.0)], Some(data))
+    }
+
+    /// [`Commit::delete`], later.
+    pub fn delete(&mut self, oid: Oid, serial: Tid) -> io::Result<()> {
+        self.append(DELETE, &[oid.0, serial.0], None)
+    }
+
+    /// [`Commit::check_current`], later.
+    pub fn check_current(&mut self, oid: Oid, serial: Tid) -> io::Result<()> {
+        self.append(CHECK_CURRENT, &[oid.0, serial.0], None)
+    }
+
+    /// [`Commit::undo`], later.
+    pub fn undo(&mut self, tid: Tid) -> io::Result<()> {
+        self.append(UNDO, &[tid.0], None)
+    }
+
+    fn append(&mut self, tag: u8, numbers: &[u64], data: Option<Option<&[u8]>>) -> io::Result<()> {
+        let mut head = Vec::with_capacity(1 + 8 * 4);
+        head.push(tag);
+        for number in numbers {
+            head.write_u64::<BigEndian>(*number)?;
+        }
+        if let Some(data) = data {
+            head.write_u64::<BigEndian>(data.map_or(ABSENT, |data| data.len() as u64))?;
+        }
+        let body = data.flatten().unwrap_or_default();
+        self.file.write_all(&head)?;
+        self.file.write_all(body)?;
+        self.entries += 1;
+        self.bytes += (head.len() + body.len()) as u64;
+        Ok(())
+    }
+
+    /// Makes the requests, in their order, of a storage that is ready for them.
+    pub fn replay(&mut self, commit: &mut dyn Commit) -> Result<Replayed, ReplayError> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut file = BufReader::with_capacity(64 << 10, &mut self.file);
+        let mut replayed = Replayed::default();
+        let mut data = Vec::new();
+        for _ in 0..self.entries {
+            let tag = file.read_u8()?;
+            let number = file.read_u64::<BigEndian>()?;
+            if tag == UNDO {
+                let oids = commit.undo(Tid(number))?;
+                replayed.written.extend(&oids);
+                replayed.undone.extend(oids);
+                continue;
+            }
+            let (oid, serial) = (Oid(number), Tid(file.read_u64::<BigEndian>()?));
+            match tag {
+                STORE => {
+                    read_data(&mut file, &mut data)?;
+                    commit.store(oid, serial, &data)?;
+                }
+                RESTORE => {
+                    let same_as = Some(file.read_u64::<BigEndian>()?).filter(|tid| *tid != ABSENT).map(Tid);
+                    let present = read_data(&mut file, &mut data)?;
+                    commit.restore(oid, serial, present.then_some(&data), same_as)?;
+                }
+                DELETE => commit.delete(oid, serial)?,
+                CHECK_CURRENT => {
+                    commit.check_current(oid, serial)?;
+                    continue;
+                }
+                _ => return Err(io::Error::other(format!("transaction log has an entry of kind {tag}")).into()),
+            }
+            replayed.written.push(oid);
+        }
+        Ok(replayed)
+    }
+}
+
+/// Reads the data of an entry into `data`; `false` if there is none.
+fn read_data(file: &mut impl Read, data: &mut Vec<u8>) -> io::Result<bool> {
+    data.clear();
+    let len = file.read_u64::<BigEndian>()?;
+    if len == ABSENT {
+        return Ok(false);
+    }
+    if file.take(len).read_to_end(data)? as u64 != len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(true)
+}
+
+/// Why a replay ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The storage refused a request.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The log itself could not be read back.
+    #[error("cannot read the transaction log: {0}")]
+    Log(#[from] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Publisher, Result};
+
+    /// Remembers what is asked of it.
+    #[derive(Default)]
+    struct Recorder(Vec<String>);
+
+    impl Commit for Recorder {
+        fn store(&mut self, oid: Oid, serial: Tid, data: &[u8]) -> Result<()> {
+            self.0.push(format!("store {oid} {serial} {}", data.len()));
+            Ok(())
+        }
+        fn restore(&mut self, oid: Oid, serial: Tid, data: Option<&[u8]>, same_as: Option<Tid>) -> Result<()> {
+            self.0.push(format!("restore {oid} {serial} {data:?} {same_as:?}"));
+            Ok(())
+        }
+        fn delete(&mut self, oid: Oid, serial: Tid) -> Result<()> {
+            self.0.push(format!("delete {oid} {serial}"));
+            Ok(())
+        }
+        fn check_current(&mut self, oid: Oid, serial: Tid) -> Result<()> {
+            self.0.push(format!("check {oid} {serial}"));
+            Ok(())
+        }
+        fn undo(&mut self, tid: Tid) -> Result<Vec<Oid>> {
+            self.0.push(format!("undo {tid}"));
+            Ok(vec![Oid(9)])
+        }
+        fn vote(&mut self) -> Result<Vec<Oid>> {
+            Ok(vec![])
+        }
+        fn finish(self: Box<Self>, _publisher: &mut dyn Publisher) -> Result<Tid> {
+            Ok(Tid::ZERO)
+        }
+    }
+
+    #[test]
+    fn requests_come_back_in_order_from_memory_and_from_disk() -> std::result::Result<(), Box<dyn std::error::Error>> {
+        for size in [3, MEMORY_BYTES + 1] {
+            let mut log = TransactionLog::default();
+            log.store(Oid(1), Tid(2), &vec![0; size])?;
+            log.restore(Oid(2), Tid(3), None, None)?;
+            log.restore(Oid(2), Tid(3), Some(b""), Some(Tid(1)))?;
+            log.delete(Oid(3), Tid(4))?;
+            log.check_current(Oid(4), Tid(5))?;
+            log.undo(Tid(6))?;
+            assert_eq!(log.entries(), 6);
+            let mut recorder = Recorder::default();
+            let replayed = log.replay(&mut recorder)?;
+            assert_eq!(replayed.written, [Oid(1), Oid(2), Oid(2), Oid(3), Oid(9)]);
+            assert_eq!(replayed.undone, [Oid(9)]);
+            assert_eq!(
+                recorder.0,
+                [
+                    format!("store 0x01 0000000000000002 {size}"),
+                    "restore 0x02 0000000000000003 None None".into(),
+                    format!("restore 0x02 0000000000000003 Some([]) {:?}", Some(Tid(1))),
+                    "delete 0x03 0000000000000004".into(),
+                    "check 0x04 0000000000000005".into(),
+                    "undo 0000000000000006".into(),
+                ]
+            );
+        }
+        Ok(())
+    }
+}

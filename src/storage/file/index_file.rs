@@ -1,0 +1,339 @@
+//! `Data.fs.index`: the index as it was when it was last saved, so that an open need not read all of `Data.fs`.
+//!
+//! The file is a row of pickles: the position up to which it is valid, then for each six-byte prefix of oids
+//! a pair of the prefix and a string, then `None`. The string has the two-byte suffixes in order and then
+//! their six-byte positions. It is written as Python 3 writes it, byte for byte, and read as Python 2 wrote
+//! it, too.
+//!
+//! An index file is a shortcut, never a source of truth: whatever is wrong with it, the data file is
+//! scanned instead. It is never ahead of data that is durable.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+
+use tracing::warn;
+
+use super::format::{
+    DataHeader, FIRST_TRANSACTION, POSITION_LIMIT, STATUS_COMMITTED, STATUS_PACKED, STATUS_UNDONE, TRAILER_LEN,
+    TransactionHeader,
+};
+use super::index::Index;
+use super::io::{Window, replace_durably, with_suffix};
+use super::read::{View, data_header_within};
+use crate::ids::Tid;
+use crate::storage::Result;
+
+/// The original rebuilds rather than trust an index of so small a file.
+const SMALLEST_END: u64 = 100;
+/// How many records of the newest transaction are compared with the index.
+const CHECKED_RECORDS: usize = 5;
+/// 65 536 suffixes with their positions.
+const LONGEST_BUCKET: u64 = 65_536 * 8;
+
+/// An index and up to where in the data file it is valid.
+pub(super) struct Saved {
+    pub index: Index,
+    pub end: u64,
+}
+
+/// Why an index file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IndexFileError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Content(&'static str),
+}
+
+/// Writes the index of a data file.
+///
+/// But not that of a file which has transactions and no object: Python looks for the newest record, runs
+/// past the beginning of the file, and cannot open it.
+pub(super) fn save(data_file: &Path, index: &Index, end: u64) -> Result<()> {
+    if index.len() == 0 && end >= SMALLEST_END {
+        return Ok(());
+    }
+    let path = with_suffix(data_file, ".index");
+    let temporary = with_suffix(&path, ".index_tmp");
+    replace_durably(&path, &temporary, |file| write(file, index, end))
+}
+
+/// Reads the index of a data file; `None` if there is none that can be used.
+pub(super) fn load(data_file: &Path) -> Option<Saved> {
+    let path = with_suffix(data_file, ".index");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            warn!(target: "ZODB.FileStorage", "loading index {}: {error}", path.display());
+            return None;
+        }
+    };
+    match read(&mut BufReader::with_capacity(1 << 16, file)) {
+        Ok(saved) => Some(saved),
+        Err(error) => {
+            warn!(target: "ZODB.FileStorage", "loading index {}: {error}", path.display());
+            None
+        }
+    }
+}
+
+/// The tid of the newest transaction that the index covers, if index and data file agree about it.
+///
+/// Follows the original, but for an object that the transaction stored twice: Python expects the index to
+/// name both records, and scans the whole file.
+pub(super) fn newest_tid_if_sane(saved: &Saved, view: &View) -> Result<Option<Tid>> {
+    if view.end < SMALLEST_END || view.file.len()? < view.end {
+        return Ok(None);
+    }
+    let mut window = Window::new(view.file.clone(), view.end);
+    let mut newest = None;
+    let mut end = view.end;
+    loop {
+        if end <= FIRST_TRANSACTION {
+            return Ok(None);
+        }
+        let start = view.transaction_before(end)?;
+        let (trailer, len) = (end - TRAILER_LEN, end - TRAILER_LEN - start);
+        let header = TransactionHeader::parse(window.bytes(start, TransactionHeader::SIZE)?);
+        let Some(header) = header.filter(|header| header.len == len && len >= TransactionHeader::SIZE) else {
+            return Ok(None);
+        };
+        let newest = *newest.get_or_insert(header.tid);
+        end = start;
+        if header.status == STATUS_UNDONE {
+            continue;
+        }
+        if ![STATUS_COMMITTED, STATUS_PACKED].contains(&header.status) || len < header.full_len() {
+            return Ok(None);
+        }
+        if len > header.full_len() {
+            let agree = records_agree(saved, &mut window, start, header.full_len(), trailer)?;
+            return Ok(agree.then_some(newest));
+        }
+    }
+}
+
+fn records_agree(saved: &Saved, window: &mut Window, transaction: u64, header_len: u64, end: u64) -> Result<bool> {
+    let mut position = transaction + header_len;
+    for _ in 0..CHECKED_RECORDS {
+        if position >= end {
+            break;
+        }
+        let (DataHeader { oid, .. }, next) = data_header_within(window, position, transaction, end)?;
+        match saved.index.get(oid) {
+            Some(indexed) if indexed == position => {}
+            // Stored again later in the same transaction: the last record counts.
+            Some(indexed) if indexed > position && indexed < end => {
+                let (later, _) = data_header_within(window, indexed, transaction, end)?;
+                if later.oid != oid {
+                    return Ok(false);
+                }
+            }
+            _ => return Ok(false),
+        }
+        position = next;
+    }
+    Ok(true)
+}
+
+fn write(out: &mut dyn Write, index: &Index, end: u64) -> io::Result<()> {
+    write_position(out, end)?;
+    let mut bucket = Vec::new();
+    for (prefix, entries) in index.buckets() {
+        bucket.clear();
+        for (suffix, _) in entries.clone() {
+            bucket.extend_from_slice(&suffix.to_be_bytes());
+        }
+        for (_, position) in entries {
+            bucket.extend_from_slice(&low_bytes(position));
+        }
+        out.write_all(&[PROTO, 3, SHORT_BINBYTES, 6])?;
+        out.write_all(&low_bytes(prefix))?;
+        if let Ok(len) = u8::try_from(bucket.len()) {
+            out.write_all(&[SHORT_BINBYTES, len])?;
+        } else {
+            let len = u32::try_from(bucket.len()).map_err(io::Error::other)?;
+            out.write_all(&[BINBYTES])?;
+            out.write_all(&len.to_le_bytes())?;
+        }
+        out.write_all(&bucket)?;
+        out.write_all(&[TUPLE2, STOP])?;
+    }
+    out.write_all(&[PROTO, 3, NONE, STOP])
+}
+
+/// An integer in the shortest form, as Python pickles it.
+fn write_position(out: &mut dyn Write, position: u64) -> io::Result<()> {
+    out.write_all(&[PROTO, 3])?;
+    if let Ok(position) = u8::try_from(position) {
+        out.write_all(&[BININT1, position])?;
+    } else if let Ok(position) = u16::try_from(position) {
+        out.write_all(&[BININT2])?;
+        out.write_all(&position.to_le_bytes())?;
+    } else if let Ok(position) = i32::try_from(position) {
+        out.write_all(&[BININT])?;
+        out.write_all(&position.to_le_bytes())?;
+    } else {
+        // Two's complement: a set top bit needs a zero byte after it.
+        let len = (u64::BITS - position.leading_zeros()) / 8 + 1;
+        let bytes = u128::from(position).to_le_bytes();
+        let len = u8::try_from(len).map_err(io::Error::other)?;
+        out.write_all(&[LONG1, len])?;
+        out.write_all(bytes.get(..usize::from(len)).unwrap_or(&bytes))?;
+    }
+    out.write_all(&[STOP])
+}
+
+fn low_bytes(number: u64) -> [u8; 6] {
+    let [_, _, low @ ..] = number.to_be_bytes();
+    low
+}
+
+fn read(input: &mut impl BufRead) -> Result<Saved, IndexFileError> {
+    let Pickle::Position(end) = read_pickle(input)? else {
+        return Err(IndexFileError::Content("an index of an older kind"));
+    };
+    let mut index = Index::default();
+    loop {
+        match read_pickle(input)? {
+            Pickle::Bucket { prefix, entries } => read_bucket(&mut index, end, &prefix, &entries)?,
+            Pickle::End => return Ok(Saved { index, end }),
+            _ => return Err(IndexFileError::Content("not the pickles of an index")),
+        }
+    }
+}
+
+/// Adds one pair of prefix and string to an index that is valid up to `end`.
+pub(super) fn read_bucket(index: &mut Index, end: u64, prefix: &[u8], bucket: &[u8]) -> Result<(), IndexFileError> {
+    let Ok(prefix) = <[u8; 6]>::try_from(prefix) else {
+        return Err(IndexFileError::Content("a prefix of the wrong length"));
+    };
+    if !bucket.len().is_multiple_of(8) {
+        return Err(IndexFileError::Content("a bucket of the wrong length"));
+    }
+    let (suffixes, positions) = bucket.split_at(bucket.len() / 4);
+    let (suffixes, positions) = (suffixes.as_chunks::<2>().0, positions.as_chunks::<6>().0);
+    let entries = suffixes.iter().zip(positions);
+    let entries = entries.map(|(suffix, position)| (u16::from_be_bytes(*suffix), number(*position)));
+    let in_file = FIRST_TRANSACTION + TransactionHeader::SIZE..end;
+    if !entries.clone().all(|(_, position)| in_file.contains(&position)) {
+        return Err(IndexFileError::Content("a position outside of the data file"));
+    }
+    if !index.insert_bucket(number(prefix), entries) {
+        return Err(IndexFileError::Content("oids out of order"));
+    }
+    Ok(())
+}
+
+fn number(low: [u8; 6]) -> u64 {
+    low.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte))
+}
+
+/// One of the pickles of an index file.
+enum Pickle {
+    Position(u64),
+    Bucket { prefix: Vec<u8>, entries: Vec<u8> },
+    End,
+    Other,
+}
+
+const PROTO: u8 = 0x80;
+const STOP: u8 = b'.';
+const NONE: u8 = b'N';
+const BININT: u8 = b'J';
+const BININT1: u8 = b'K';
+const BININT2: u8 = b'M';
+const LONG: u8 = b'L';
+const LONG1: u8 = 0x8a;
+const SHORT_BINBYTES: u8 = b'C';
+const BINBYTES: u8 = b'B';
+const SHORT_BINSTRING: u8 = b'U';
+const BINSTRING: u8 = b'T';
+const MARK: u8 = b'(';
+const TUPLE: u8 = b't';
+const TUPLE2: u8 = 0x86;
+const BINPUT: u8 = b'q';
+const LONG_BINPUT: u8 = b'r';
+
+/// Reads one pickle, as long as it is one of the few that an index file has. The strings are most of
+/// the file, so they are read straight from it, not by way of a tree of values.
+fn read_pickle(input: &mut impl BufRead) -> Result<Pickle, IndexFileError> {
+    let mut position = None;
+    let mut none = false;
+    let mut strings = Vec::new();
+    loop {
+        match u8::from_le_bytes(read_array(input)?) {
+            STOP => break,
+            PROTO | BINPUT => drop(read_array::<1>(input)?),
+            LONG_BINPUT => drop(read_array::<4>(input)?),
+            MARK | TUPLE | TUPLE2 => {}
+            NONE => none = true,
+            BININT1 => position = Some(u64::from(u8::from_le_bytes(read_array(input)?))),
+            BININT2 => position = Some(u64::from(u16::from_le_bytes(read_array(input)?))),
+            BININT => position = u64::try_from(i32::from_le_bytes(read_array(input)?)).ok(),
+            LONG1 => position = read_long1(input)?,
+            LONG => position = read_long_line(input)?,
+            SHORT_BINBYTES | SHORT_BINSTRING if strings.len() < 2 => {
+                let len = u8::from_le_bytes(read_array(input)?);
+                strings.push(read_string(input, u64::from(len))?);
+            }
+            BINBYTES | BINSTRING if strings.len() < 2 => {
+                let len = u32::from_le_bytes(read_array(input)?);
+                strings.push(read_string(input, u64::from(len))?);
+            }
+            _ => return Ok(Pickle::Other),
+        }
+    }
+    Ok(match (position, none, <[Vec<u8>; 2]>::try_from(strings)) {
+        (None, false, Ok([prefix, entries])) => Pickle::Bucket { prefix, entries },
+        (Some(position), false, Err(strings)) if strings.is_empty() && position < POSITION_LIMIT => {
+            Pickle::Position(position)
+        }
+        (None, true, Err(strings)) if strings.is_empty() => Pickle::End,
+        _ => Pickle::Other,
+    })
+}
+
+fn read_array<const N: usize>(input: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    input.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read_string(input: &mut impl Read, len: u64) -> Result<Vec<u8>, IndexFileError> {
+    if len > LONGEST_BUCKET {
+        return Err(IndexFileError::Content("a string that is too long"));
+    }
+    let mut string = Vec::new();
+    input.take(len).read_to_end(&mut string)?;
+    if string.len() as u64 != len {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(string)
+}
+
+fn read_long1(input: &mut impl Read) -> io::Result<Option<u64>> {
+    let len = usize::from(u8::from_le_bytes(read_array(input)?));
+    let mut bytes = [0; 255];
+    let number = bytes.get_mut(..len).unwrap_or_default();
+    input.read_exact(number)?;
+    // Little-endian two's complement; a position is never negative.
+    let mut low = [0; 8];
+    for (at, &byte) in number.iter().enumerate() {
+        match low.get_mut(at) {
+            Some(low) => *low = byte,
+            None if byte == 0 => {}
+            None => return Ok(None),
+        }
+    }
+    let negative = number.last().is_some_and(|&byte| byte >= 0x80);
+    Ok((!negative).then_some(u64::from_le_bytes(low)))
+}
+
+fn read_long_line(input: &mut impl BufRead) -> io::Result<Option<u64>> {
+    let mut line = Vec::new();
+    input.take(32).read_until(b'\n', &mut line)?;
+    Ok(str::from_utf8(&line).ok().and_then(|line| line.trim_end().trim_end_matches('L').parse().ok()))
+}

@@ -1,0 +1,221 @@
+//! Files as this storage uses them: positional reads and writes, explicit syncs, errors with the path.
+//!
+//! [`RawFile`] is the whole of what `Data.fs` needs from the system, so that a test can put a disk behind it
+//! that fails, tears or forgets.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::storage::{Result, StorageError};
+
+/// What a data file must be able to do.
+pub(super) trait RawFile: Send + Sync {
+    /// Reads at most `buffer.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
+    fn len(&self) -> io::Result<u64>;
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Returns when all that was written, and the length, would survive a power failure.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Device and inode, to notice when the path comes to name another file.
+    fn identity(&self) -> io::Result<(u64, u64)>;
+}
+
+impl RawFile for File {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let mut read = 0;
+        while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match FileExt::read_at(self, rest, position.saturating_add(read as u64)) {
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, position)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+}
+
+/// An open data file and its path.
+pub(super) struct DataFile {
+    raw: Box<dyn RawFile>,
+    path: PathBuf,
+}
+
+impl DataFile {
+    pub fn new(raw: Box<dyn RawFile>, path: PathBuf) -> Self {
+        Self { raw, path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// As many bytes as the file has there, at most `buffer.len()`.
+    pub fn read_at(&self, buffer: &mut [u8], position: u64) -> Result<usize> {
+        self.raw.read_at(buffer, position).map_err(|source| self.error("read", source))
+    }
+
+    pub fn read_exact_at(&self, buffer: &mut [u8], position: u64) -> Result<()> {
+        if self.read_at(buffer, position)? < buffer.len() {
+            return Err(self.corrupted(position, "the file ends inside of a record"));
+        }
+        Ok(())
+    }
+
+    /// The big-endian number at `position`.
+    pub fn read_u64_at(&self, position: u64) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.read_exact_at(&mut bytes, position)?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    pub fn write_all_at(&self, bytes: &[u8], position: u64) -> Result<()> {
+        self.raw.write_all_at(bytes, position).map_err(|source| self.error("write", source))
+    }
+
+    pub fn len(&self) -> Result<u64> {
+        self.raw.len().map_err(|source| self.error("find the size", source))
+    }
+
+    pub fn set_len(&self, len: u64) -> Result<()> {
+        self.raw.set_len(len).map_err(|source| self.error("truncate", source))
+    }
+
+    pub fn sync(&self) -> Result<()> {
+        self.raw.sync_data().map_err(|source| self.error("sync", source))
+    }
+
+    /// Whether the path still names this very file.
+    pub fn is_at_path(&self) -> Result<bool> {
+        let identity = self.raw.identity().map_err(|source| self.error("look at", source))?;
+        match self.path.metadata() {
+            Ok(metadata) => Ok((metadata.dev(), metadata.ino()) == identity),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(self.error("look at", source)),
+        }
+    }
+
+    pub fn error(&self, action: &'static str, source: io::Error) -> StorageError {
+        io_error(action, &self.path, source)
+    }
+
+    pub fn corrupted(&self, position: u64, problem: impl Into<String>) -> StorageError {
+        StorageError::Corrupted { path: self.path.clone(), position, problem: problem.into() }
+    }
+}
+
+/// A window over a data file for reading forward in small steps.
+///
+/// Reads ahead, but neither beyond `limit` nor, when asked for much at once, before knowing that the
+/// file may have it.
+pub(super) struct Window {
+    file: Arc<DataFile>,
+    limit: u64,
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl Window {
+    /// Large enough that the cost of a system call vanishes, small enough to skip over big records.
+    const READ_AHEAD: u64 = 64 * 1024;
+
+    pub fn new(file: Arc<DataFile>, limit: u64) -> Self {
+        Self { file, limit, buffer: Vec::new(), start: 0 }
+    }
+
+    pub fn file(&self) -> &Arc<DataFile> {
+        &self.file
+    }
+
+    /// The `len` bytes at `position`.
+    pub fn bytes(&mut self, position: u64, len: u64) -> Result<&[u8]> {
+        let end = position.checked_add(len).filter(|&end| end <= self.limit);
+        let Some(end) = end else {
+            return Err(self.file.corrupted(position, "a length leads beyond the end of the file"));
+        };
+        if position < self.start || end > self.start + self.buffer.len() as u64 {
+            let wanted = len.max(Self::READ_AHEAD).min(self.limit - position);
+            self.buffer.clear();
+            self.buffer.resize(in_memory(wanted), 0);
+            self.start = position;
+            self.file.read_exact_at(&mut self.buffer, position)?;
+        }
+        let offset = in_memory(position - self.start);
+        let bytes = self.buffer.get(offset..offset + in_memory(len));
+        Ok(bytes.expect("the window was just filled with these bytes"))
+    }
+}
+
+/// A length that was checked against the file, as the size of a buffer.
+pub(super) fn in_memory(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+/// Writes a file beside `path` and puts it in its place, durably: after a crash there is either the old
+/// file or the new one, whole.
+pub(super) fn replace_durably(
+    path: &Path,
+    temporary: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let attempt = || -> Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(temporary);
+        let file = file.map_err(|source| io_error("create", temporary, source))?;
+        let mut buffered = io::BufWriter::with_capacity(1 << 16, file);
+        let written = write(&mut buffered).and_then(|()| buffered.flush());
+        written.map_err(|source| io_error("write", temporary, source))?;
+        buffered.get_ref().sync_all().map_err(|source| io_error("sync", temporary, source))?;
+        std::fs::rename(temporary, path).map_err(|source| io_error("rename to", path, source))?;
+        sync_directory_of(path)
+    };
+    attempt().inspect_err(|_| {
+        // Best effort: the error that is reported is the one that matters.
+        let _ = std::fs::remove_file(temporary);
+    })
+}
+
+/// Makes the creation, renaming or removal of `path` durable.
+pub(super) fn sync_directory_of(path: &Path) -> Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| io_error("sync the directory", directory, source))
+}
+
+/// `path` with `suffix` appended to its last component.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> StorageError {
+    StorageError::Io { action, path: path.to_path_buf(), source }
+}

@@ -1,0 +1,180 @@
+//! Opening a data file: lock, magic, index, tail, clock, oids.
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tracing::{error, info, warn};
+
+use super::format::{FIRST_TRANSACTION, MAGIC_FS21, MAGIC_FS30, POSITION_LIMIT};
+use super::index::Index;
+use super::index_file::{self, Saved};
+use super::io::{DataFile, io_error, sync_directory_of};
+use super::lock::LockFile;
+use super::oids::Oids;
+use super::read::View;
+use super::scan::scan;
+use super::{FileStorage, Options, Saving, State, Writing};
+use crate::ids::{Oid, Tid};
+use crate::storage::{Result, StorageError};
+use crate::sync::{Mutex, RwLock};
+
+/// A last transaction so far ahead of the clock means that one of the two is wrong.
+const FUTURE_LIMIT_SECONDS: f64 = 30.0 * 60.0;
+
+impl FileStorage {
+    /// Opens a data file, or makes one.
+    pub fn open(options: &Options) -> Result<Self> {
+        Self::open_with_clock(options, SystemTime::now)
+    }
+
+    /// As [`open`](Self::open), with a clock for the tids.
+    pub(super) fn open_with_clock(options: &Options, clock: fn() -> SystemTime) -> Result<Self> {
+        let &Options { ref path, read_only, create, quota, .. } = options;
+        if read_only && create {
+            return Err(StorageError::Refused("can't create a read-only file".to_owned()));
+        }
+        let lock = if read_only { None } else { Some(Arc::new(LockFile::acquire(path)?)) };
+        let raw = open_file(path, read_only, create)?;
+        let file = Arc::new(DataFile::new(Box::new(raw), path.clone()));
+        check_magic(&file, read_only)?;
+        let (state, saved_end) = read_state(file, read_only)?;
+        warn_of_future(path, state.last_tid, clock);
+
+        let largest = state.index.last_oid().unwrap_or(Oid::ZERO);
+        Ok(Self {
+            name: path.to_string_lossy().into_owned(),
+            read_only,
+            quota,
+            clock,
+            writing: Mutex::new(Writing {
+                lock,
+                active: false,
+                last_given: state.last_tid,
+                poisoned: None,
+                checked: None,
+            }),
+            oids: Mutex::new(Oids::open(path, largest)),
+            saving: Mutex::new(Saving { end: saved_end }),
+            state: RwLock::new(Some(state)),
+        })
+    }
+}
+
+fn open_file(path: &Path, read_only: bool, create: bool) -> Result<File> {
+    if create {
+        // Removed, not truncated: whoever still has it open keeps what it reads.
+        match std::fs::remove_file(path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(io_error("remove", path, source));
+            }
+            _ => {}
+        }
+    }
+    let opened = OpenOptions::new().read(true).write(!read_only).open(path);
+    match opened {
+        Err(source) if source.kind() == ErrorKind::NotFound && !read_only => {
+            let created = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+            let file = created.map_err(|source| io_error("create", path, source))?;
+            sync_directory_of(path)?;
+            Ok(file)
+        }
+        opened => opened.map_err(|source| io_error("open", path, source)),
+    }
+}
+
+/// Makes an empty file a data file, and refuses anything that is not one.
+fn check_magic(file: &DataFile, read_only: bool) -> Result<()> {
+    let size = file.len()?;
+    if size == 0 {
+        if !read_only {
+            file.write_all_at(&MAGIC_FS30, 0)?;
+            file.sync()?;
+        }
+        return Ok(());
+    }
+    let mut magic = [0; 4];
+    let read = file.read_at(&mut magic, 0)?;
+    let problem = if read == magic.len() && [MAGIC_FS30, MAGIC_FS21].contains(&magic) {
+        if size < POSITION_LIMIT {
+            return Ok(());
+        }
+        "larger than the index has positions for".to_owned()
+    } else {
+        let begin = magic.get(..read).unwrap_or_default().escape_ascii();
+        format!("not a FileStorage data file: it begins with {begin:?}, not with FS30 or FS21")
+    };
+    Err(StorageError::Format { path: file.path().to_path_buf(), problem })
+}
+
+/// The index, from its file or from the data file, and up to where it is saved.
+fn read_state(file: Arc<DataFile>, read_only: bool) -> Result<(State, u64)> {
+    let path = file.path().to_path_buf();
+    let path = path.display();
+    let begun = Instant::now();
+    if let Some((saved, last_tid)) = usable_index(&file)? {
+        let Saved { mut index, end: saved_end } = saved;
+        let scanned = scan(&file, &mut index, saved_end, last_tid, read_only)?;
+        info!(
+            target: "ZODB.FileStorage",
+            "{path}: {} objects in {} bytes; index loaded in {:.3} seconds, {} newer transactions added",
+            index.len(), scanned.end, begun.elapsed().as_secs_f64(), scanned.transactions
+        );
+        let state = State { file, index, end: scanned.end, last_tid: scanned.last_tid };
+        return Ok((state, saved_end));
+    }
+    let size = file.len()?;
+    if size > FIRST_TRANSACTION {
+        info!(target: "ZODB.FileStorage", "{path}: no usable index, scanning all {size} bytes");
+    }
+    let mut index = Index::default();
+    // An empty file that may not be written has no magic either.
+    let start = FIRST_TRANSACTION;
+    let scanned = if size < start {
+        super::scan::Scanned { end: start, last_tid: Tid::ZERO, transactions: 0 }
+    } else {
+        scan(&file, &mut index, start, Tid::ZERO, read_only)?
+    };
+    info!(
+        target: "ZODB.FileStorage",
+        "{path}: {} objects in {} transactions and {} bytes; index rebuilt in {:.3} seconds",
+        index.len(), scanned.transactions, scanned.end, begun.elapsed().as_secs_f64()
+    );
+    if !read_only {
+        // A process that was killed may have left data that is not on disk yet; the index must not be ahead of it.
+        file.sync()?;
+        if let Err(problem) = index_file::save(file.path(), &index, scanned.end) {
+            warn!(target: "ZODB.FileStorage", "the index could not be saved: {problem}");
+        }
+    }
+    let saved_end = scanned.end;
+    Ok((State { file, index, end: scanned.end, last_tid: scanned.last_tid }, saved_end))
+}
+
+fn usable_index(file: &Arc<DataFile>) -> Result<Option<(Saved, Tid)>> {
+    let Some(saved) = index_file::load(file.path()) else {
+        return Ok(None);
+    };
+    let view = View { file: Arc::clone(file), end: saved.end };
+    let last_tid = match index_file::newest_tid_if_sane(&saved, &view) {
+        // Nonsense in the data file where the index ends: the scan tells what it is.
+        Err(StorageError::Corrupted { .. }) => None,
+        checked => checked?,
+    };
+    if last_tid.is_none() {
+        warn!(target: "ZODB.FileStorage", "Ignoring index for {}", file.path().display());
+    }
+    Ok(last_tid.map(|last_tid| (saved, last_tid)))
+}
+
+fn warn_of_future(path: &Path, last_tid: Tid, clock: fn() -> SystemTime) {
+    let seconds = last_tid.to_unix_seconds() - Tid::from_time(clock()).to_unix_seconds();
+    let path = path.display();
+    if seconds > FUTURE_LIMIT_SECONDS {
+        error!(target: "ZODB.FileStorage", "{path} Database records {seconds:.0} seconds in the future");
+    } else if seconds > 0.0 {
+        warn!(target: "ZODB.FileStorage", "{path} Database records {seconds:.0} seconds in the future");
+    }
+}

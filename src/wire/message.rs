@@ -1,0 +1,259 @@
+//! Messages: `(msgid, flags, method, args)`, decoded from a client and encoded for it.
+
+use bytes::Bytes;
+
+use super::dialect::{Dialect, Encoding};
+use super::fault::Fault;
+use super::frame;
+use super::msgpack::{self, Inexpressible, MsgpackError};
+use crate::ids::{Oid, Tid};
+use crate::pickle::{self, PickleError, Rules, Value};
+
+/// The most values in one message. A value can cost a hundred times its bytes; honest requests have
+/// a handful, and an extension or a list of iterators a few thousand.
+pub const MAX_VALUES: usize = 1 << 18;
+
+/// What a request may be, as a pickle. Clients write without a memo, so nothing grows.
+const RULES: Rules = Rules { max_values: MAX_VALUES, growth: 2, global: is_accepted_global };
+
+/// The method name of replies, and of the client's keep-alives.
+const REPLY: &str = ".reply";
+
+/// A call from the client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// To be given back with the reply, whatever it is: a number, or the oid and tid of a load.
+    pub id: Value,
+    /// Whether no reply is wanted.
+    pub is_async: bool,
+    /// What is called.
+    pub method: Bytes,
+    /// Its arguments.
+    pub args: Vec<Value>,
+}
+
+impl Request {
+    /// Whether this only says that the client is alive.
+    pub fn is_keep_alive(&self) -> bool {
+        self.id == Value::Int(-1)
+    }
+}
+
+/// A frame that is not a request. The connection is of no use after it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Not a pickle, or not an acceptable one.
+    #[error("can't deserialize message: {0}")]
+    Pickle(#[from] PickleError),
+    /// Not msgpack, or not an acceptable one.
+    #[error("can't deserialize message: {0}")]
+    Msgpack(#[from] MsgpackError),
+    /// Not the four parts of a message.
+    #[error("message is not a tuple of id, flags, method name and arguments")]
+    Shape,
+}
+
+impl Dialect {
+    /// Understands the body of a frame.
+    pub fn decode(&self, body: Bytes) -> Result<Request, MessageError> {
+        let message = match self.encoding() {
+            Encoding::Pickle => pickle::read_with(&body, &RULES)?,
+            Encoding::Msgpack => msgpack::read(body, MAX_VALUES)?,
+        };
+        let Value::Tuple(parts) = message else {
+            return Err(MessageError::Shape);
+        };
+        let Ok([id, flags, method, args]) = <[Value; 4]>::try_from(parts) else {
+            return Err(MessageError::Shape);
+        };
+        let is_async = match flags {
+            Value::Bool(flag) => flag,
+            Value::Int(flag) => flag != 0,
+            _ => return Err(MessageError::Shape),
+        };
+        let method = method.as_string().cloned().ok_or(MessageError::Shape)?;
+        let args = match args {
+            Value::Tuple(args) | Value::List(args) => args,
+            Value::None if id == Value::Int(-1) => Vec::new(),
+            _ => return Err(MessageError::Shape),
+        };
+        Ok(Request { id, is_async, method, args })
+    }
+
+    /// Appends the frame of a result. What the encoding cannot express becomes an error for the
+    /// client, in the original's words.
+    pub fn put_reply(&self, out: &mut Vec<u8>, id: &Value, result: &Value) {
+        let done = self.put_message(out, id, Flags::Reply, REPLY, |out| self.put_value(result, out));
+        self.or_tell_client(done, out, id);
+    }
+
+    /// Appends the frame of an error.
+    pub fn put_fault(&self, out: &mut Vec<u8>, id: &Value, fault: &Fault) {
+        let state = fault.state(self.encoding());
+        let done = self.put_message(out, id, Flags::Error, REPLY, |out| {
+            let pair = Value::Tuple(vec![Value::text(fault.class_name()), state]);
+            self.put_value(&pair, out)
+        });
+        self.or_tell_client(done, out, id);
+    }
+
+    /// Appends the frame of a call to the client, which never replies.
+    pub fn put_call(&self, out: &mut Vec<u8>, method: &str, args: &[Value]) {
+        let done = self.put_message(out, &Value::Int(0), Flags::Call, method, |out| match self.encoding() {
+            Encoding::Pickle => {
+                pickle::put_tuple(args, out);
+                Ok(())
+            }
+            Encoding::Msgpack => {
+                msgpack::put_array_length(args.len(), out)?;
+                args.iter().try_for_each(|arg| msgpack::put(arg, out))
+            }
+        });
+        debug_assert!(done.is_ok(), "the server calls with numbers, strings and their containers only: {method}");
+    }
+
+    /// Appends the frame that tells a client which objects transaction `tid` has changed.
+    pub fn put_invalidate_transaction(&self, out: &mut Vec<u8>, tid: Tid, oids: &[Oid]) {
+        let oids = oids.iter().map(|oid| Value::bytes(&oid.to_bytes())).collect();
+        self.put_call(out, "invalidateTransaction", &[Value::bytes(&tid.to_bytes()), Value::List(oids)]);
+    }
+
+    /// Appends the frame of `loadBefore`'s result, `(data, tid, end)`, copying the record once.
+    pub fn put_load_reply(&self, out: &mut Vec<u8>, id: &Value, data: &[u8], tid: Tid, end: Option<Tid>) {
+        // Room for the record, its two tids, and what is around them.
+        out.reserve(data.len().saturating_add(96));
+        let done = self.put_message(out, id, Flags::Reply, REPLY, |out| {
+            match self.encoding() {
+                Encoding::Pickle => {
+                    pickle::put_bytes(data, out);
+                    pickle::put_bytes(&tid.to_bytes(), out);
+                    match end {
+                        Some(end) => pickle::put_bytes(&end.to_bytes(), out),
+                        None => out.push(b'N'),
+                    }
+                    out.push(0x87);
+                }
+                Encoding::Msgpack => {
+                    msgpack::put_array_length(3, out)?;
+                    msgpack::put_bytes(data, out)?;
+                    msgpack::put_bytes(&tid.to_bytes(), out)?;
+                    match end {
+                        Some(end) => msgpack::put_bytes(&end.to_bytes(), out)?,
+                        None => out.push(0xc0),
+                    }
+                }
+            }
+            Ok(())
+        });
+        self.or_tell_client(done, out, id);
+    }
+
+    /// The extension field of a transaction record, from the mapping in `tpc_begin`: the bytes that
+    /// Python's server writes for what it decoded from a message of this dialect. `None` where
+    /// Python's bytes cannot be known.
+    pub fn dump_extension(&self, mapping: &Value) -> Option<Vec<u8>> {
+        match self.encoding() {
+            Encoding::Pickle => pickle::dumps(mapping),
+            Encoding::Msgpack => pickle::dumps_interned(mapping),
+        }
+    }
+
+    fn put_value(self, value: &Value, out: &mut Vec<u8>) -> Result<(), Inexpressible> {
+        match self.encoding() {
+            Encoding::Pickle => {
+                pickle::put(value, out);
+                Ok(())
+            }
+            Encoding::Msgpack => msgpack::put(value, out),
+        }
+    }
+
+    /// Appends one frame, or nothing if it cannot be expressed.
+    fn put_message(
+        self,
+        out: &mut Vec<u8>,
+        id: &Value,
+        flags: Flags,
+        method: &str,
+        last: impl FnOnce(&mut Vec<u8>) -> Result<(), Inexpressible>,
+    ) -> Result<(), Inexpressible> {
+        let start = out.len();
+        let mut done = Ok(());
+        let fits = frame::put(out, |out| {
+            done = match self.encoding() {
+                Encoding::Pickle => {
+                    out.extend(b"\x80\x03(");
+                    pickle::put(id, out);
+                    out.extend(flags.as_pickle());
+                    pickle::put_text(method.as_bytes(), out);
+                    let done = last(out);
+                    out.extend(b"t.");
+                    done
+                }
+                Encoding::Msgpack => msgpack::put_array_length(4, out)
+                    .and_then(|()| msgpack::put(id, out))
+                    .and_then(|()| {
+                        out.push(flags.as_msgpack());
+                        msgpack::put_text(method, out)
+                    })
+                    .and_then(|()| last(out)),
+            };
+        });
+        if !fits {
+            done = Err(Inexpressible);
+        }
+        if done.is_err() {
+            out.truncate(start);
+        }
+        done
+    }
+
+    fn or_tell_client(self, done: Result<(), Inexpressible>, out: &mut Vec<u8>, id: &Value) {
+        if done.is_err() {
+            let fault = Fault::Value("Couldn't pickle response".into());
+            let pair = Value::Tuple(vec![Value::text(fault.class_name()), fault.state(self.encoding())]);
+            // The id came in this encoding, so nothing is left that could fail.
+            let told = self.put_message(out, id, Flags::Error, REPLY, |out| self.put_value(&pair, out));
+            debug_assert!(told.is_ok());
+        }
+    }
+}
+
+/// The second part of a message.
+#[derive(Clone, Copy)]
+enum Flags {
+    Reply,
+    Error,
+    Call,
+}
+
+impl Flags {
+    fn as_pickle(self) -> &'static [u8] {
+        match self {
+            Self::Reply => b"K\x00",
+            Self::Error => b"K\x02",
+            Self::Call => b"\x88",
+        }
+    }
+
+    fn as_msgpack(self) -> u8 {
+        match self {
+            Self::Reply => 0,
+            Self::Error => 2,
+            Self::Call => 0xc3,
+        }
+    }
+}
+
+/// The names a request may mention. The original accepts whole modules, `builtins` among them, and
+/// calls what it is told to; these are the ones that honest clients use for data.
+fn is_accepted_global(module: &[u8], name: &[u8]) -> bool {
+    matches!(
+        (module, name),
+        (b"ZopeUndo.Prefix", b"Prefix")
+            | (b"copy_reg", b"_reconstructor")
+            | (b"_codecs", b"encode")
+            | (b"zodbpickle", b"binary")
+            | (b"builtins" | b"__builtin__", b"object" | b"bytes" | b"bytearray" | b"set" | b"frozenset" | b"complex")
+    )
+}
