@@ -3,7 +3,7 @@
 import pytest
 
 from hostile import CLOSED, ERROR, outcome, unharmed
-from ledger import differs
+from ledger import differs, skip_where_differs
 from rawzeo import MAXTID, Z64, Closed, Fault, p64, record, registered
 
 # A good call of each method. Transactions have id 5.
@@ -120,8 +120,7 @@ def test_malformed_stores_leave_the_file_whole(make_server, name):
         assert differs("malformed-stores-are-written"), "the transaction was committed"
         return
     attacker.close()
-    if differs("malformed-stores-are-written"):
-        return
+    skip_where_differs("malformed-stores-are-written")
     newer = client.commit((p64(1), tid, record("more precious")))
     for _ in range(2):
         assert client.call("loadBefore", p64(1), MAXTID) == (record("more precious"), newer, None)
@@ -155,8 +154,7 @@ def test_malformed_metadata(make_server, name):
     except (Fault, Closed, ConnectionError):
         pass
     attacker.close()
-    if differs("malformed-metadata-breaks-history"):
-        return
+    skip_where_differs("malformed-metadata-breaks-history")
     client.commit((p64(1), tid, b"more"))
     assert len(client.call("undoLog", 0, 10)) >= 2
     assert len(client.call("history", p64(1), 10)) == 2
@@ -178,8 +176,7 @@ def test_malformed_status(make_server, status):
     except (Fault, Closed, ConnectionError):
         pass
     attacker.close()
-    if differs("any-status-is-written"):
-        return
+    skip_where_differs("any-status-is-written")
     newer = client.commit((p64(1), tid, b"more"))
     client.close()
     server.restart()
