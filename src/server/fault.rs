@@ -11,34 +11,36 @@ use crate::wire::fault::{Collision, Fault, UndoRefusal};
 impl From<StorageError> for Fault {
     /// What tells a client of `error`. What a person must look into is logged here.
     fn from(error: StorageError) -> Self {
-    match error {
-        StorageError::NoSuchObject(oid) => Fault::PosKey(oid),
-        StorageError::Conflict { oid, committed, read, class_name } => {
-            Fault::Conflict(Collision { oid, class_name, committed, read })
+        match error {
+            StorageError::NoSuchObject(oid) => Fault::PosKey(oid),
+            StorageError::Conflict { oid, committed, read, class_name } => {
+                Fault::Conflict(Collision { oid, class_name, committed, read })
+            }
+            StorageError::ReadConflict { oid, committed, read } => {
+                Fault::ReadConflict(Collision { oid, class_name: None, committed, read })
+            }
+            StorageError::ReadOnly => Fault::ReadOnly,
+            StorageError::Transaction(text) => Fault::StorageTransaction(text),
+            StorageError::Undo(failure) => Fault::Undo(refusal(failure)),
+            StorageError::MultipleUndo(failures) => {
+                let failures = failures.into_iter();
+                Fault::MultipleUndo(
+                    failures.map(|failure| (failure.oid.unwrap_or_default(), refusal(failure))).collect(),
+                )
+            }
+            StorageError::Quota => Fault::FileStorageQuota(error.to_string()),
+            StorageError::Refused(text) => Fault::FileStorage(text),
+            StorageError::Unsupported(_) => Fault::Unsupported(error.to_string()),
+            StorageError::Corrupted { .. } => {
+                error!(target: "ZEO.StorageServer", "{error}");
+                Fault::Corrupted(error.to_string())
+            }
+            StorageError::Poisoned(_) => Fault::StorageSystem(error.to_string()),
+            StorageError::Format { .. } | StorageError::Locked { .. } | StorageError::Io { .. } => {
+                error!(target: "ZEO.StorageServer", "{error}");
+                Fault::StorageSystem(error.to_string())
+            }
         }
-        StorageError::ReadConflict { oid, committed, read } => {
-            Fault::ReadConflict(Collision { oid, class_name: None, committed, read })
-        }
-        StorageError::ReadOnly => Fault::ReadOnly,
-        StorageError::Transaction(text) => Fault::StorageTransaction(text),
-        StorageError::Undo(failure) => Fault::Undo(refusal(failure)),
-        StorageError::MultipleUndo(failures) => {
-            let failures = failures.into_iter();
-            Fault::MultipleUndo(failures.map(|failure| (failure.oid.unwrap_or_default(), refusal(failure))).collect())
-        }
-        StorageError::Quota => Fault::FileStorageQuota(error.to_string()),
-        StorageError::Refused(text) => Fault::FileStorage(text),
-        StorageError::Unsupported(_) => Fault::Unsupported(error.to_string()),
-        StorageError::Corrupted { .. } => {
-            error!(target: "ZEO.StorageServer", "{error}");
-            Fault::Corrupted(error.to_string())
-        }
-        StorageError::Poisoned(_) => Fault::StorageSystem(error.to_string()),
-        StorageError::Format { .. } | StorageError::Locked { .. } | StorageError::Io { .. } => {
-            error!(target: "ZEO.StorageServer", "{error}");
-            Fault::StorageSystem(error.to_string())
-        }
-    }
     }
 }
 

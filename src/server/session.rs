@@ -248,10 +248,7 @@ impl Session {
         compute: impl Fn(&dyn Storage) -> Answer,
     ) -> Result<(), End> {
         let mut queued = Ok(());
-        served.hub.consistently(
-            || compute(&*served.storage),
-            |answer| queued = self.queue_answer(call, answer),
-        );
+        served.hub.consistently(|| compute(&*served.storage), |answer| queued = self.queue_answer(call, answer));
         queued
     }
 
