@@ -52,10 +52,13 @@ pub fn set_label(session: &mut Session, mut args: Args) -> Answer {
 /// `undoLog(first, last)` and `undoInfo(first, last, specification)`: dicts, newest first.
 pub fn undo_log(session: &mut Session, served: &Arc<Served>, call: &Call, mut args: Args) -> Result<(), Fault> {
     let (first, last) = (args.integer()?, args.integer()?);
-    let specification = match args.optional() {
-        None | Some(Value::None) => Vec::new(),
-        Some(Value::Dict(dict)) => dict,
-        Some(value) => return Err(args.wrong("a dict", &value)),
+    let specification = match call.method {
+        "undoInfo" => match args.value()? {
+            Value::None => Vec::new(),
+            Value::Dict(dict) => dict,
+            value => return Err(args.wrong("a dict", &value)),
+        },
+        _ => Vec::new(),
     };
     args.end()?;
     let first = usize::try_from(first).unwrap_or(0);

@@ -196,8 +196,7 @@ fn collecting<'a>(
 
 /// `storea(oid, serial, data, id)`
 pub fn store(session: &mut Session, registration: &Registration, mut args: Args) -> Answer {
-    let (oid, serial, data, id) =
-        (args.oid()?, args.optional_tid()?.unwrap_or_default(), args.string()?, args.value()?);
+    let (oid, serial, data, id) = (args.oid()?, args.optional_tid()?.unwrap_or_default(), args.bytes()?, args.value()?);
     args.end()?;
     let collected = collecting(session, registration, &id)?;
     registration.served.stats.stores.up();
@@ -206,7 +205,7 @@ pub fn store(session: &mut Session, registration: &Registration, mut args: Args)
 
 /// `restorea(oid, serial, data, prev_txn, id)`
 pub fn restore(session: &mut Session, registration: &Registration, mut args: Args) -> Answer {
-    let (oid, serial, data) = (args.oid()?, args.tid()?, args.optional_string()?);
+    let (oid, serial, data) = (args.oid()?, args.tid()?, args.optional_bytes()?);
     let (same_as, id) = (args.optional_tid()?, args.value()?);
     args.end()?;
     let collected = collecting(session, registration, &id)?;
