@@ -3,6 +3,7 @@
 //! `fixtures/README.md` says what there is and how it was made.
 
 mod answers;
+mod broken;
 mod damaged;
 mod fixtures;
 mod histories;

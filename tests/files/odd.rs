@@ -46,6 +46,16 @@ fn odd_files_are_served() {
     served("odd");
 }
 
+#[test]
+fn histories_are_served_with_python_s_index() {
+    for name in names("histories") {
+        let copy = Copy::of("histories", &name);
+        copy.write("Data.fs.index", &bytes("histories", &format!("{name}.fs.index")));
+        let storage = copy.open(&name);
+        check(&storage, &json("histories", &format!("{name}.json")), &format!("{name}, with Python's index"));
+    }
+}
+
 /// Python takes an index as it is, so it has to be the one that Python would write.
 #[test]
 fn the_index_made_by_a_scan_is_python_s() {

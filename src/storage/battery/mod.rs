@@ -39,6 +39,7 @@ macro_rules! battery {
             counts_and_sizes,
             records_come_back_as_they_were,
             unknown_objects,
+            last_invalidations_are_oldest_first,
         ]);
     };
     (@committing $open:expr) => {
@@ -118,6 +119,7 @@ macro_rules! battery {
             undo_of_undo,
             undo_of_an_undone_creation,
             undo_over_an_equal_record,
+            undo_of_a_creation_over_an_equal_record,
             undo_over_a_change_is_refused,
             undo_of_a_creation_over_a_change_is_refused,
             undo_of_a_creation_over_a_deletion_is_refused,

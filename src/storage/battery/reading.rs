@@ -130,3 +130,22 @@ pub fn unknown_objects(t: &mut Bench) {
         no_such(oid, t.storage.history(oid, 1));
     }
 }
+
+/// A storage may be unable to tell, but then it always is.
+pub fn last_invalidations_are_oldest_first(t: &mut Bench) {
+    let first = t.store(ROOT, Tid::ZERO, b"first");
+    let both = t.commit(|commit| {
+        commit.store(OTHER, Tid::ZERO, b"other")?;
+        commit.store(ROOT, first, b"second")
+    });
+    let empty = t.commit(|_| Ok(()));
+    let all = [(first, vec![ROOT]), (both, vec![OTHER, ROOT]), (empty, vec![])];
+    for count in 0..=5 {
+        let expected = all[all.len().saturating_sub(count)..].to_vec();
+        if let Some(told) = t.storage.last_invalidations(count).expect("ask") {
+            assert_eq!(told, expected, "the last {count}");
+        } else {
+            assert_eq!(t.storage.last_invalidations(1).expect("ask"), None);
+        }
+    }
+}

@@ -117,6 +117,15 @@ pub fn undo_over_an_equal_record(t: &mut Bench) {
     assert_eq!(t.data(ROOT), b"first");
 }
 
+/// Then the object is gone, although later transactions wrote it too.
+pub fn undo_of_a_creation_over_an_equal_record(t: &mut Bench) {
+    let [first, _, third] = revisions(t, [b"first", b"second", b"first"]);
+    let undone = t.undo(first);
+    no_such(ROOT, t.load(ROOT));
+    let before = t.storage.load_before(ROOT, undone).expect("load").expect("third");
+    assert_eq!((before.tid, before.end), (third, Some(undone)));
+}
+
 /// Somebody has built on it.
 pub fn undo_over_a_change_is_refused(t: &mut Bench) {
     let [_, second, third] = revisions(t, [b"first", b"second", b"third"]);
