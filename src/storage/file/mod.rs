@@ -3,20 +3,19 @@
 //! The file and those beside it are the original's, byte for byte; either server opens what the other
 //! left. In the order in which they come into play:
 //!
-//! - [`lock`]: `Data.fs.lock`, one process that writes
-//! - [`open`]: finding or making the file, index and tail in order
-//! - [`format`], [`io`]: what the bytes mean; reading and writing them
-//! - [`index`], [`index_file`], [`index_legacy`], [`scan`]: oid to position in memory, in `Data.fs.index`, and made anew
-//! - [`read`], [`iterate`]: revisions of one object; transactions in file order
-//! - [`commit`], [`undo`], [`oids`]: writing; the oids for it
+//! - `lock`: `Data.fs.lock`, one process that writes
+//! - `open`: finding or making the file, index and tail in order
+//! - `format`, `io`: what the bytes mean; reading and writing them
+//! - `index`, `index_file`, `index_legacy`, `scan`: oid to position in memory, in `Data.fs.index`, made anew
+//! - `read`, `iterate`: revisions of one object; transactions in file order
+//! - `commit`, `undo`, `oids`: writing; the oids for it
 //!
 //! # Locks
 //!
 //! `state` (index, end, last tid) is held for the time of a look-up or of publishing one transaction, never
 //! across I/O. `writing` says whether a transaction is active, and why none may be. `oids` is held while
 //! a batch of oids is made durable, `saving` while `Data.fs.index` is written: neither is needed to read or
-//! to finish a transaction. While it is held the first two are
-//! looked at for a moment; otherwise none of the four is taken under another one.
+//! to finish a transaction. `saving` comes before `state` and `writing`; else none is taken under another.
 
 mod commit;
 mod format;

@@ -184,6 +184,20 @@ fn absurd_lengths_behind_a_good_index_are_errors() {
 }
 
 #[test]
+fn a_record_with_a_wrong_past_is_still_a_record() {
+    let place = Place::new();
+    let storage = place.open();
+    let first = store(&storage, ROOT, b"first");
+    storage.close().expect("close");
+    let mut damaged = place.bytes();
+    damaged.get_mut(4 + 23 + 16..4 + 23 + 24).expect("the previous position").fill(0x7f);
+    place.put(&damaged);
+    let storage = place.open();
+    assert_eq!(data(&storage, ROOT), b"first");
+    assert!(matches!(storage.load_before(ROOT, first), Err(StorageError::Corrupted { position: 27, .. })));
+}
+
+#[test]
 fn only_data_files_are_opened() {
     for content in ["F", "FS", "FS3", "FS99", "not a data file"] {
         let place = Place::new();
