@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::sync::Arc;
 
-use tempfile::SpooledTempFile;
+use tempfile::{SpooledTempFile, spooled_tempfile_in};
 use tracing::{debug, error};
 
 use super::FileStorage;
@@ -63,6 +64,8 @@ impl FileCommit {
         let Begin { metadata, copied } = begin;
         let chosen = copied.map(|(tid, _)| tid);
         let (tid, view, lock) = storage.activate(chosen)?;
+        // Beside the data file, where there must be room for the transaction anyway.
+        let directory = view.file.path().parent().unwrap_or(Path::new("/")).to_owned();
         let commit = Self {
             storage,
             _lock: lock,
@@ -72,7 +75,7 @@ impl FileCommit {
             header_len: TransactionHeader::SIZE
                 + (metadata.user.len() + metadata.description.len() + metadata.extension.len()) as u64,
             metadata,
-            records: Records { spool: SpooledTempFile::new(SPOOL_MEMORY), len: 0 },
+            records: Records { spool: spooled_tempfile_in(SPOOL_MEMORY, directory), len: 0 },
             positions: BTreeMap::new(),
             voted_end: None,
         };

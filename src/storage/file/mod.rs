@@ -3,19 +3,19 @@
 //! The file and those beside it are the original's, byte for byte; either server opens what the other
 //! left. In the order in which they come into play:
 //!
-//! - [`lock`]: `Data.fs.lock`, one process that writes
-//! - [`open`]: finding or making the file, index and tail in order
-//! - [`format`], [`io`]: what the bytes mean; reading and writing them
-//! - [`index`], [`index_file`], [`index_legacy`], [`scan`]: oid to position in memory, in `Data.fs.index`, and made anew
-//! - [`read`], [`iterate`]: revisions of one object; transactions in file order
-//! - [`commit`], [`undo`], [`oids`]: writing; the oids for it
+//! - `lock`: `Data.fs.lock`, one process that writes
+//! - `open`: finding or making the file, index and tail in order
+//! - `format`, `io`: what the bytes mean; reading and writing them
+//! - `index`, `index_file`, `index_legacy`, `scan`: oid to position in memory, in `Data.fs.index`, made anew
+//! - `read`, `iterate`: revisions of one object; transactions in file order
+//! - `commit`, `undo`, `oids`: writing; the oids for it
 //!
 //! # Locks
 //!
 //! `state` (index, end, last tid) is held for the time of a look-up or of publishing one transaction, never
 //! across I/O. `writing` says whether a transaction is active, and why none may be. `oids` is held while
 //! a batch of oids is made durable, `saving` while `Data.fs.index` is written: neither is needed to read or
-//! to finish a transaction. None of them is taken while another one is held.
+//! to finish a transaction. `saving` comes before `state` and `writing`; else none is taken under another.
 
 mod commit;
 mod format;
@@ -130,10 +130,13 @@ impl FileStorage {
     /// Writes `Data.fs.index` as of now. Commits and loads go on meanwhile.
     pub fn save_index(&self) -> Result<()> {
         let mut saving = self.saving.lock();
-        if self.read_only || self.writing.lock().poisoned.is_some() {
+        if self.check_writable().is_err() {
             return Ok(());
         }
-        let (file, index, end) = self.with_state(|state| (Arc::clone(&state.file), state.index.clone(), state.end))?;
+        let snapshot = |state: &State| (Arc::clone(&state.file), state.index.clone(), state.end);
+        let (file, index, end) = self.with_state(snapshot)?;
+        // It would belong to another data file.
+        self.check_place(&file)?;
         index_file::save(file.path(), &index, end)?;
         saving.end = end;
         Ok(())
@@ -231,7 +234,11 @@ impl FileStorage {
             }
             writing.checked = Some(now);
         }
-        let file = self.view()?.file;
+        self.check_place(&self.view()?.file)
+    }
+
+    /// Makes sure that the path names the file that is open.
+    fn check_place(&self, file: &DataFile) -> Result<()> {
         if file.is_at_path()? {
             return Ok(());
         }

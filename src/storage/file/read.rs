@@ -61,10 +61,6 @@ impl View {
         if header.next_position(position).is_none_or(|next| next > self.end) {
             return Err(self.file.corrupted(position, "a data record leads beyond the end of the file"));
         }
-        if header.previous >= position && header.previous != 0 {
-            return Err(self.file.corrupted(position, "the previous revision is not before this one"));
-        }
-
         let data = bytes.get(DataHeader::LEN..).unwrap_or_default();
         let back = match (header.data_len, data.first_chunk()) {
             (0, Some(&back)) => u64::from_be_bytes(back),
@@ -77,6 +73,15 @@ impl View {
             return Err(self.file.corrupted(position, "the back pointer does not lead back"));
         }
         Ok(Head { position, header, back, data })
+    }
+
+    /// Where the revision before this one is; zero if there is none. Checked here and not in [`head`](Self::head):
+    /// a record is good even if damage or an old recovery tool left it a wrong past.
+    pub fn previous(&self, position: u64, header: &DataHeader) -> Result<u64> {
+        if header.previous >= position {
+            return Err(self.file.corrupted(position, "the previous revision is not before this one"));
+        }
+        Ok(header.previous)
     }
 
     /// The object record of a revision, through its back pointers; `None` if they end in a deletion.
@@ -164,16 +169,16 @@ impl FileStorage {
         let mut end = None;
         loop {
             let head = view.head(position, oid, &mut buffer)?;
-            let DataHeader { tid, previous, .. } = head.header;
+            let tid = head.header.tid;
             if tid < before {
                 let data = view.data(&head)?.ok_or(StorageError::NoSuchObject(oid))?;
                 return Ok(Some(Revision { data, tid, end }));
             }
-            if previous == 0 {
+            end = Some(tid);
+            position = view.previous(position, &head.header)?;
+            if position == 0 {
                 return Ok(None);
             }
-            end = Some(tid);
-            position = previous;
         }
     }
 
@@ -182,14 +187,14 @@ impl FileStorage {
         let mut buffer = [0; FIRST_READ];
         loop {
             let head = view.head(position, oid, &mut buffer)?;
-            let DataHeader { tid, previous, .. } = head.header;
+            let tid = head.header.tid;
             if tid == serial {
                 return view.data(&head)?.ok_or(StorageError::NoSuchObject(oid));
             }
-            if tid < serial || previous == 0 {
+            position = view.previous(position, &head.header)?;
+            if tid < serial || position == 0 {
                 return Err(StorageError::NoSuchObject(oid));
             }
-            position = previous;
         }
     }
 
@@ -208,10 +213,11 @@ impl FileStorage {
         let mut buffer = [0; HEAD_READ];
         let mut revisions = Vec::new();
         while position != 0 && revisions.len() < size {
-            let DataHeader { tid, previous, transaction, data_len, .. } = view.head(position, oid, &mut buffer)?.header;
-            let (header, metadata) = view.transaction(transaction)?;
-            revisions.push(TransactionSummary { tid, status: header.status, metadata, size: data_len });
-            position = previous;
+            let record = view.head(position, oid, &mut buffer)?.header;
+            let (header, metadata) = view.transaction(record.transaction)?;
+            let (tid, size) = (record.tid, record.data_len);
+            revisions.push(TransactionSummary { tid, status: header.status, metadata, size });
+            position = view.previous(position, &record)?;
         }
         Ok(revisions)
     }

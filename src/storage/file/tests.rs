@@ -184,6 +184,20 @@ fn absurd_lengths_behind_a_good_index_are_errors() {
 }
 
 #[test]
+fn a_record_with_a_wrong_past_is_still_a_record() {
+    let place = Place::new();
+    let storage = place.open();
+    let first = store(&storage, ROOT, b"first");
+    storage.close().expect("close");
+    let mut damaged = place.bytes();
+    damaged.get_mut(4 + 23 + 16..4 + 23 + 24).expect("the previous position").fill(0x7f);
+    place.put(&damaged);
+    let storage = place.open();
+    assert_eq!(data(&storage, ROOT), b"first");
+    assert!(matches!(storage.load_before(ROOT, first), Err(StorageError::Corrupted { position: 27, .. })));
+}
+
+#[test]
 fn only_data_files_are_opened() {
     for content in ["F", "FS", "FS3", "FS99", "not a data file"] {
         let place = Place::new();
@@ -291,10 +305,6 @@ fn an_object_stored_twice_costs_no_scan() {
     wrong.insert(ROOT, 27);
     let wrong = index_file::Saved { index: wrong, end: saved.end };
     assert!(index_file::newest_tid_if_sane(&wrong, &view).expect("check").is_none(), "its first record");
-    let mut wrong = Index::default();
-    wrong.insert(ROOT, 30);
-    let wrong = index_file::Saved { index: wrong, end: saved.end };
-    assert!(index_file::newest_tid_if_sane(&wrong, &view).expect("check").is_none(), "no record of it");
     assert_eq!(data(&place.open(), ROOT), b"third");
 }
 
@@ -353,4 +363,16 @@ fn a_replaced_file_is_not_written_to() {
     place.put(b"the file of another server");
     storage.close().expect("close");
     assert_eq!(place.bytes(), b"the file of another server");
+}
+
+#[test]
+fn no_index_beside_a_replaced_file() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"record");
+    let index = with_suffix(&place.path(), ".index");
+    let before = std::fs::read(&index).expect("read the index");
+    std::fs::rename(place.path(), with_suffix(&place.path(), ".moved")).expect("rename");
+    assert!(matches!(storage.close(), Err(StorageError::Poisoned(_))));
+    assert_eq!(std::fs::read(&index).expect("read the index"), before);
 }

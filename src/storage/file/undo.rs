@@ -65,14 +65,15 @@ impl FileCommit {
     /// Writes what takes back one record; answers where.
     fn undo_record(&mut self, position: u64, undone: &DataHeader) -> Result<u64> {
         let oid = undone.oid;
+        let previous = self.view.previous(position, undone)?;
         let committed = self.committed_position(oid)?;
         let current = self.positions.get(&oid).copied();
         if current.unwrap_or(committed) != position {
             let (source, data) = self.current_state(oid, committed, current)?;
             if source != position && !self.is_same(oid, position, source, data)? {
-                let reason = if undone.previous == 0 {
+                let reason = if previous == 0 {
                     "Can't undo an add transaction followed by conflicting transactions."
-                } else if self.view.data_at(undone.previous, oid)?.is_none() {
+                } else if self.view.data_at(previous, oid)?.is_none() {
                     "_loadBack() failed"
                 } else {
                     "Some data were modified by a later transaction"
@@ -81,7 +82,7 @@ impl FileCommit {
             }
         }
         // A zero here undoes the creation: there is no such object any more.
-        self.append(oid, self.tid, committed, &NewState::Back(undone.previous))
+        self.append(oid, self.tid, committed, &NewState::Back(previous))
     }
 
     /// Where the data of the current record is, and the data itself if it is there without looking.
