@@ -6,11 +6,12 @@
 - `encoding`: pickle or msgpack, a parameter of every test that talks to `server`.
 - `raw`: opens raw clients. `clients`: opens real clients, by default on `server`; a parameter over generations.
 
-After each test the log of every server it had is scanned.
+After each test the log of every server it had is scanned. COMPAT_LONG=1 runs the long forms too.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rawzeo import RawClient
 from subject import SUBJECT, Server, runzeo_command
 
 ENCODINGS = ("pickle", "msgpack")
+QUICK_PAIRS = {("zeo6", "pickle"), ("zeo5", "msgpack")}
 
 
 def pytest_report_header() -> str:
@@ -36,6 +38,21 @@ def pytest_runtest_makereport(item: pytest.Item):
 
 
 _FAILED = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that start servers of their own are slow: every generation and encoding, but not every pair."""
+    if os.environ.get("COMPAT_LONG"):
+        return
+
+    def kept(item: pytest.Item) -> bool:
+        params = getattr(item, "callspec", None) and item.callspec.params
+        if not params or "make_server" not in item.fixturenames or not {"generation", "encoding"} <= set(params):
+            return True
+        return (params["generation"], params["encoding"]) in QUICK_PAIRS
+
+    config.hook.pytest_deselected(items=[item for item in items if not kept(item)])
+    items[:] = [item for item in items if kept(item)]
 
 
 class SharedServers:

@@ -1,65 +1,78 @@
-"""A history with everything that a data file can hold, made by a client. Runs in the client's environment."""
+"""Opens database files with Python's own FileStorage. Runs in the client's environment."""
 
-import base64
+import io
+import logging
+from contextlib import redirect_stdout
 
-import transaction
-from persistent.mapping import PersistentMapping
-from scenarios import abort, begin, finish
-from ZODB.utils import z64
+from ZODB.FileStorage import FileIterator, FileStorage
+from ZODB.POSException import POSKeyError
+from ZODB.scripts import fsrefs, fstest
 
 
-def change(client, note, function):
-    """Calls `function(root)` in a transaction that says something of itself."""
-    manager = transaction.TransactionManager()
-    current = manager.begin()
-    current.setUser("ada")
-    current.note(note)
-    current.setExtendedInfo("request", {"path": "/" + note})
-    connection = client.db.open(transaction_manager=manager)
+class _Warnings(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+def open_file(client, path, read_only=False):
+    """What FileStorage makes of a file: its index, its last tid, and what it complained of."""
+    warnings = _Warnings()
+    logger = logging.getLogger("ZODB.FileStorage")
+    logger.addHandler(warnings)
     try:
-        function(connection.root())
-        manager.commit()
+        storage = FileStorage(path, read_only=read_only)
+        try:
+            return {
+                "used_index": bool(storage._used_index),
+                "index": {oid: pos for oid, pos in storage._index.items()},
+                "last_tid": storage.lastTransaction(),
+                "objects": current_records(storage),
+                "new_oid": None if read_only else storage.new_oid(),
+                "warnings": warnings.messages,
+            }
+        finally:
+            storage.close()
     finally:
-        manager.abort()
-        connection.close()
-    return client.storage.lastTransaction()
+        logger.removeHandler(warnings)
 
 
-def fill(client):
-    """Changes, undo, undo of undo, a deletion, an object stored twice, an empty transaction, a last change."""
-    change(client, "grün", lambda root: root.update({f"k{n}": PersistentMapping({"n": n}) for n in range(300)}))
-    second = change(client, "change", lambda root: root["k7"].update(n=-7))
-    undone = undo(client, second)
-    undo(client, undone)
-    change(client, "shrink", lambda root: [root.pop(f"k{n}") for n in range(0, 300, 7)])
-    delete_and_store_twice(client)
-    begin(client, "empty", description="empty")
-    finish(client, "empty")
-    return change(client, "last", lambda root: root.update(last=1))
+def current_records(storage):
+    """oid -> (data, tid), None for deleted objects."""
+    records = {}
+    for oid in storage._index:
+        try:
+            records[oid] = storage.load(oid)
+        except POSKeyError:
+            records[oid] = None
+    return records
 
 
-def undo(client, tid):
-    begin(client, "undo", description="undo")
-    try:
-        client.storage.undo(base64.encodebytes(tid).rstrip(b"\n"), client.transactions["undo"])
-        return finish(client, "undo")
-    except BaseException:
-        abort(client, "undo")
-        raise
+def dump(client, path):
+    """Every transaction in the file, as plain tuples."""
+    result = []
+    for txn in FileIterator(path):
+        records = [(r.oid, r.tid, r.data, r.data_txn) for r in txn]
+        result.append((txn.tid, txn.status, txn.user, txn.description, txn.extension_bytes, records))
+    return result
 
 
-def delete_and_store_twice(client):
-    storage = client.storage
-    connection = client.db.open()
-    record, serial = storage.load(connection.root()["k1"]._p_oid)
-    connection.close()
-    lonely, doomed = storage.new_oid(), storage.new_oid()
-    begin(client, "twice")
-    txn = client.transactions["twice"]
-    storage.store(lonely, z64, record, "", txn)
-    storage.store(doomed, z64, record, "", txn)
-    storage.store(lonely, z64, record, "", txn)
-    tid = finish(client, "twice")
-    begin(client, "delete")
-    storage.deleteObject(doomed, tid, client.transactions["delete"])
-    finish(client, "delete")
+def run_fstest(client, path):
+    """Raises where the file is not as it must be."""
+    fstest.check(path)
+
+
+def run_fsrefs(client, path):
+    """The complaints of fsrefs: references that lead nowhere."""
+    output = io.StringIO()
+    with redirect_stdout(output):
+        fsrefs.main(path)
+    return output.getvalue()
+
+
+def save_index(client, path):
+    """Opens the file and closes it again, which writes its .index."""
+    FileStorage(path).close()

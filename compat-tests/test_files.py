@@ -69,7 +69,7 @@ def check_goes_on(server, client, answers) -> None:
 def test_python_accepts_what_clients_wrote(make_server, clients, encoding):
     server = make_server(msgpack=encoding == "msgpack")
     client = clients.database(server.address)
-    last = client.do("file_scenarios.fill")
+    last = client.do("fill_scenarios.fill")
     client.do("close_storage")
     server.stop()
     python_accepts(server.data_fs)

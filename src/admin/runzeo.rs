@@ -224,8 +224,9 @@ struct Signals {
 
 impl Signals {
     fn install() -> io::Result<Self> {
-        // A file that hits the size limit of the process is an error of the write, not the end.
-        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+        // A file that hits the size limit of the process is an error of the write, not the end. The
+        // handler stays when the stream is gone.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

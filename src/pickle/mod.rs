@@ -9,6 +9,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod number;
+pub(crate) mod opcode;
 mod python;
 mod read;
 pub mod record;

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::opcode as op;
 use super::value::Value;
 use super::write::{BATCH, put, put_bool, put_bytes, put_float, put_int, put_long, put_text};
 
@@ -42,18 +43,18 @@ struct Pickler<'a> {
 
 impl<'a> Pickler<'a> {
     fn new(interns_keys: bool) -> Self {
-        Self { out: b"\x80\x03".to_vec(), memoized: 0, shared: HashMap::new(), interns_keys }
+        Self { out: op::PROTO_3.to_vec(), memoized: 0, shared: HashMap::new(), interns_keys }
     }
 
     fn dump(mut self, value: &'a Value) -> Option<Vec<u8>> {
         self.save(value)?;
-        self.out.push(b'.');
+        self.out.push(op::STOP);
         Some(self.out)
     }
 
     fn save(&mut self, value: &'a Value) -> Option<()> {
         match value {
-            Value::None => self.out.push(b'N'),
+            Value::None => self.out.push(op::NONE),
             Value::Bool(bool) => put_bool(*bool, &mut self.out),
             Value::Int(int) => put_int(*int, &mut self.out),
             Value::BigInt(bytes) => put_long(bytes, &mut self.out),
@@ -67,15 +68,15 @@ impl<'a> Pickler<'a> {
             Value::Tuple(items) => {
                 let close = match items.len() {
                     0 => {
-                        self.out.push(b')');
+                        self.out.push(op::EMPTY_TUPLE);
                         return Some(());
                     }
-                    1 => 0x85,
-                    2 => 0x86,
-                    3 => 0x87,
+                    1 => op::TUPLE1,
+                    2 => op::TUPLE2,
+                    3 => op::TUPLE3,
                     _ => {
-                        self.out.push(b'(');
-                        b't'
+                        self.out.push(op::MARK);
+                        op::TUPLE
                     }
                 };
                 for item in items {
@@ -92,19 +93,19 @@ impl<'a> Pickler<'a> {
     }
 
     fn save_list(&mut self, items: &'a [Value]) -> Option<()> {
-        self.out.push(b']');
+        self.out.push(op::EMPTY_LIST);
         self.memoize();
         if let [only] = items {
             self.save(only)?;
-            self.out.push(b'a');
+            self.out.push(op::APPEND);
             return Some(());
         }
         for batch in items.chunks(BATCH) {
-            self.out.push(b'(');
+            self.out.push(op::MARK);
             for item in batch {
                 self.save(item)?;
             }
-            self.out.push(b'e');
+            self.out.push(op::APPENDS);
         }
         Some(())
     }
@@ -113,21 +114,21 @@ impl<'a> Pickler<'a> {
         if !keys_are_unique(pairs) {
             return None;
         }
-        self.out.push(b'}');
+        self.out.push(op::EMPTY_DICT);
         self.memoize();
         if let [(key, value)] = pairs {
             self.save_key(key)?;
             self.save(value)?;
-            self.out.push(b's');
+            self.out.push(op::SETITEM);
             return Some(());
         }
         for batch in pairs.chunks(BATCH) {
-            self.out.push(b'(');
+            self.out.push(op::MARK);
             for (key, value) in batch {
                 self.save_key(key)?;
                 self.save(value)?;
             }
-            self.out.push(b'u');
+            self.out.push(op::SETITEMS);
         }
         if !pairs.is_empty() && pairs.len().is_multiple_of(BATCH) {
             // Python notices the end of a dict only in a batch that stays short.
@@ -154,7 +155,7 @@ impl<'a> Pickler<'a> {
     fn save_string(&mut self, string: &'a [u8], shared: Option<Shared<'a>>, put: fn(&[u8], &mut Vec<u8>)) {
         if let Some(shared) = shared {
             if let Some(&index) = self.shared.get(&shared) {
-                self.put_index(b'h', b'j', index);
+                self.put_index(op::BINGET, op::LONG_BINGET, index);
                 return;
             }
             self.shared.insert(shared, self.memoized);
@@ -164,7 +165,7 @@ impl<'a> Pickler<'a> {
     }
 
     fn memoize(&mut self) {
-        self.put_index(b'q', b'r', self.memoized);
+        self.put_index(op::BINPUT, op::LONG_BINPUT, self.memoized);
         self.memoized = self.memoized.saturating_add(1);
     }
 
@@ -202,9 +203,9 @@ fn put_canonical(key: &Value, out: &mut Vec<u8>) -> Option<()> {
         Value::Bool(bool) => put_int(i64::from(*bool), out),
         Value::Native(native) => put_text(native, out),
         Value::Tuple(items) => {
-            out.push(b'(');
+            out.push(op::MARK);
             items.iter().try_for_each(|item| put_canonical(item, out))?;
-            out.push(b't');
+            out.push(op::TUPLE);
         }
         other => put(other, out),
     }

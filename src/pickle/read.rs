@@ -10,10 +10,14 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::value::{Global, Object, Value, is_text};
-use super::{number, string};
+use super::{number, opcode as op, string};
 
 /// The deepest tree of values: deep enough for any message or extension, shallow enough to recurse on.
 pub const MAX_DEPTH: usize = 200;
+
+/// The most containers that may be under construction at once: at each depth one is filled, by an
+/// opcode that takes all from a mark.
+const MAX_MARKS: usize = 2 * MAX_DEPTH;
 
 /// What a pickle may hold.
 #[derive(Clone, Copy, Debug)]
@@ -122,16 +126,17 @@ struct Budget {
 }
 
 /// Why an opcode failed, before its place is added.
-enum Fault {
+enum Flaw {
     Truncated,
     Opcode,
     Stack,
     Argument,
     Global(String),
+    TooDeep,
     TooMany,
 }
 
-type Step<T> = Result<T, Fault>;
+type Step<T> = Result<T, Flaw>;
 
 struct Machine<'a> {
     data: &'a Bytes,
@@ -164,7 +169,7 @@ impl<'a> Machine<'a> {
             let Ok([opcode]) = self.array() else {
                 return Err(PickleError::Truncated);
             };
-            if opcode == b'.' {
+            if opcode == op::STOP {
                 let root = self.pop().map_err(|_| PickleError::Stack { opcode, position })?;
                 let size = self.data.len().saturating_mul(self.rules.growth).saturating_add(4096);
                 let mut budget = Budget { values: self.rules.max_values.min(size), bytes: size };
@@ -172,123 +177,155 @@ impl<'a> Machine<'a> {
                 return Ok((value, self.position));
             }
             self.step(opcode).map_err(|fault| match fault {
-                Fault::Truncated => PickleError::Truncated,
-                Fault::Opcode => PickleError::Opcode { opcode, position },
-                Fault::Stack => PickleError::Stack { opcode, position },
-                Fault::Argument => PickleError::Argument { opcode, position },
-                Fault::Global(name) => PickleError::Global(name),
-                Fault::TooMany => PickleError::TooMany,
+                Flaw::Truncated => PickleError::Truncated,
+                Flaw::Opcode => PickleError::Opcode { opcode, position },
+                Flaw::Stack => PickleError::Stack { opcode, position },
+                Flaw::Argument => PickleError::Argument { opcode, position },
+                Flaw::Global(name) => PickleError::Global(name),
+                Flaw::TooDeep => PickleError::TooDeep,
+                Flaw::TooMany => PickleError::TooMany,
             })?;
         }
     }
 
     fn step(&mut self, opcode: u8) -> Step<()> {
         match opcode {
-            // PROTO, FRAME
-            0x80 => match self.array()? {
+            op::PROTO => match self.array()? {
                 [0..=5] => Ok(()),
-                _ => Err(Fault::Argument),
+                _ => Err(Flaw::Argument),
             },
-            0x95 => self.array::<8>().map(drop),
+            op::FRAME => self.array::<8>().map(drop),
 
-            // NONE, NEWTRUE, NEWFALSE
-            b'N' => self.leaf(Value::None),
-            0x88 => self.leaf(Value::Bool(true)),
-            0x89 => self.leaf(Value::Bool(false)),
+            op::NONE => self.leaf(Value::None),
+            op::NEWTRUE => self.leaf(Value::Bool(true)),
+            op::NEWFALSE => self.leaf(Value::Bool(false)),
 
-            b'I' | b'L' | b'F' | b'J' | b'K' | b'M' | b'G' | 0x8a | 0x8b => {
+            op::INT
+            | op::LONG
+            | op::FLOAT
+            | op::BININT
+            | op::BININT1
+            | op::BININT2
+            | op::BINFLOAT
+            | op::LONG1
+            | op::LONG4 => {
                 let number = self.number(opcode)?;
                 self.leaf(number)
             }
-            b'S' | b'T' | b'U' | b'V' | b'X' | b'B' | b'C' | 0x8c | 0x8d | 0x8e => {
+            op::STRING
+            | op::BINSTRING
+            | op::SHORT_BINSTRING
+            | op::UNICODE
+            | op::BINUNICODE
+            | op::BINBYTES
+            | op::SHORT_BINBYTES
+            | op::SHORT_BINUNICODE
+            | op::BINUNICODE8
+            | op::BINBYTES8 => {
                 let string = self.string(opcode)?;
                 self.leaf(string)
             }
 
-            b'(' => {
+            op::MARK => {
+                if self.marks.len() >= MAX_MARKS {
+                    return Err(Flaw::TooDeep);
+                }
                 self.marks.push(self.stack.len());
                 Ok(())
             }
-            b'0' => self.discard(),
-            b'1' => self.pop_mark().map(drop),
-            b'2' => {
+            op::POP => self.discard(),
+            op::POP_MARK => self.pop_mark().map(drop),
+            op::DUP => {
                 let top = self.top()?;
                 self.push_again(top)
             }
 
-            b')' | b't' | 0x85..=0x87 | b']' | b'l' | b'}' | b'd' | 0x8f | 0x91 => self.container(opcode),
-            b'a' | b'e' | b's' | b'u' | 0x90 => self.fill(opcode),
+            op::EMPTY_TUPLE
+            | op::TUPLE
+            | op::TUPLE1..=op::TUPLE3
+            | op::EMPTY_LIST
+            | op::LIST
+            | op::EMPTY_DICT
+            | op::DICT
+            | op::EMPTY_SET
+            | op::FROZENSET => self.container(opcode),
+            op::APPEND | op::APPENDS | op::SETITEM | op::SETITEMS | op::ADDITEMS => self.fill(opcode),
 
-            b'p' | b'q' | b'r' | 0x94 | b'g' | b'h' | b'j' => self.memo(opcode),
+            op::PUT | op::BINPUT | op::LONG_BINPUT | op::MEMOIZE | op::GET | op::BINGET | op::LONG_BINGET => {
+                self.memo(opcode)
+            }
 
-            b'c' | 0x93 | b'R' | 0x81 | b'i' | b'o' | b'b' => self.object(opcode),
+            op::GLOBAL | op::STACK_GLOBAL | op::REDUCE | op::NEWOBJ | op::INST | op::OBJ | op::BUILD => {
+                self.object(opcode)
+            }
 
             // Persistent ids, extension codes and out-of-band buffers mean nothing without their
             // Python process; the rest does not exist.
-            _ => Err(Fault::Opcode),
+            _ => Err(Flaw::Opcode),
         }
     }
 
     fn number(&mut self, opcode: u8) -> Step<Value> {
         Ok(match opcode {
-            b'I' => number::int(&self.line()?).ok_or(Fault::Argument)?,
-            b'L' => number::long(&self.line()?).ok_or(Fault::Argument)?,
-            b'F' => number::float(&self.line()?).ok_or(Fault::Argument)?,
-            b'J' => Value::Int(i32::from_le_bytes(self.array()?).into()),
-            b'K' => Value::Int(self.array::<1>().map(u8::from_le_bytes)?.into()),
-            b'M' => Value::Int(u16::from_le_bytes(self.array()?).into()),
-            b'G' => Value::Float(f64::from_be_bytes(self.array()?)),
-            0x8a => {
+            op::INT => number::int(&self.line()?).ok_or(Flaw::Argument)?,
+            op::LONG => number::long(&self.line()?).ok_or(Flaw::Argument)?,
+            op::FLOAT => number::float(&self.line()?).ok_or(Flaw::Argument)?,
+            op::BININT => Value::Int(i32::from_le_bytes(self.array()?).into()),
+            op::BININT1 => Value::Int(self.array::<1>().map(u8::from_le_bytes)?.into()),
+            op::BININT2 => Value::Int(u16::from_le_bytes(self.array()?).into()),
+            op::BINFLOAT => Value::Float(f64::from_be_bytes(self.array()?)),
+            op::LONG1 => {
                 let length = self.short_length()?;
                 Value::from_le_bytes(&self.take(length)?)
             }
             _ => {
-                let length = usize::try_from(i32::from_le_bytes(self.array()?)).map_err(|_| Fault::Argument)?;
+                let length = usize::try_from(i32::from_le_bytes(self.array()?)).map_err(|_| Flaw::Argument)?;
                 Value::from_le_bytes(&self.take(length)?)
             }
         })
     }
 
     fn string(&mut self, opcode: u8) -> Step<Value> {
-        let line = |text: Option<Vec<u8>>| text.map(Bytes::from).ok_or(Fault::Argument);
+        let line = |text: Option<Vec<u8>>| text.map(Bytes::from).ok_or(Flaw::Argument);
         let length = match opcode {
-            b'S' => return Ok(Value::Native(line(string::quoted(&self.line()?))?)),
-            b'V' => {
+            op::STRING => return Ok(Value::Native(line(string::quoted(&self.line()?))?)),
+            op::UNICODE => {
                 return Ok(Value::Text(line(string::raw_unicode_escape(&self.line()?))?));
             }
-            b'U' | b'C' | 0x8c => self.short_length()?,
-            b'T' | b'B' | b'X' => usize::try_from(u32::from_le_bytes(self.array()?)).map_err(|_| Fault::Argument)?,
-            _ => usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|_| Fault::Argument)?,
+            op::SHORT_BINSTRING | op::SHORT_BINBYTES | op::SHORT_BINUNICODE => self.short_length()?,
+            op::BINSTRING | op::BINBYTES | op::BINUNICODE => {
+                usize::try_from(u32::from_le_bytes(self.array()?)).map_err(|_| Flaw::Argument)?
+            }
+            _ => usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|_| Flaw::Argument)?,
         };
         let bytes = self.take(length)?;
         Ok(match opcode {
-            b'U' | b'T' => Value::Native(bytes),
-            b'C' | b'B' | 0x8e => Value::Bytes(bytes),
+            op::SHORT_BINSTRING | op::BINSTRING => Value::Native(bytes),
+            op::SHORT_BINBYTES | op::BINBYTES | op::BINBYTES8 => Value::Bytes(bytes),
             _ if is_text(&bytes) => Value::Text(bytes),
-            _ => return Err(Fault::Argument),
+            _ => return Err(Flaw::Argument),
         })
     }
 
     fn container(&mut self, opcode: u8) -> Step<()> {
         let node = match opcode {
-            b')' => Node::Tuple(Vec::new()),
-            b']' => Node::List(Vec::new()),
-            b'}' => Node::Dict(Vec::new()),
-            0x8f => Node::Set { name: "set", items: Vec::new() },
-            b't' => Node::Tuple(self.pop_mark()?),
-            b'l' => Node::List(self.pop_mark()?),
-            b'd' => {
+            op::EMPTY_TUPLE => Node::Tuple(Vec::new()),
+            op::EMPTY_LIST => Node::List(Vec::new()),
+            op::EMPTY_DICT => Node::Dict(Vec::new()),
+            op::EMPTY_SET => Node::Set { name: "set", items: Vec::new() },
+            op::TUPLE => Node::Tuple(self.pop_mark()?),
+            op::LIST => Node::List(self.pop_mark()?),
+            op::DICT => {
                 let items = self.pop_mark()?;
                 if !items.len().is_multiple_of(2) {
-                    return Err(Fault::Stack);
+                    return Err(Flaw::Stack);
                 }
                 Node::Dict(items)
             }
-            0x91 => Node::Set { name: "frozenset", items: self.pop_mark()? },
-            _ => {
-                let length = usize::from(opcode.saturating_sub(0x84));
-                Node::Tuple(self.pop_several(length)?)
-            }
+            op::FROZENSET => Node::Set { name: "frozenset", items: self.pop_mark()? },
+            op::TUPLE1 => Node::Tuple(self.pop_several(1)?),
+            op::TUPLE2 => Node::Tuple(self.pop_several(2)?),
+            _ => Node::Tuple(self.pop_several(3)?),
         };
         self.push(node)
     }
@@ -296,37 +333,40 @@ impl<'a> Machine<'a> {
     /// `APPEND`, `APPENDS`, `SETITEM`, `SETITEMS`, `ADDITEMS`: puts what is on top into the container below.
     fn fill(&mut self, opcode: u8) -> Step<()> {
         let added = match opcode {
-            b'a' => self.pop_several(1)?,
-            b's' => self.pop_several(2)?,
+            op::APPEND => self.pop_several(1)?,
+            op::SETITEM => self.pop_several(2)?,
             _ => self.pop_mark()?,
         };
         let container = self.top()?;
         match (opcode, self.nodes.get_mut(container)) {
-            (b'a' | b'e', Some(Node::List(items))) | (0x90, Some(Node::Set { items, .. })) => {
+            (op::APPEND | op::APPENDS, Some(Node::List(items))) | (op::ADDITEMS, Some(Node::Set { items, .. })) => {
                 items.extend(added);
             }
-            (b's' | b'u', Some(Node::Dict(items))) if added.len().is_multiple_of(2) => {
+            (op::SETITEM | op::SETITEMS, Some(Node::Dict(items))) if added.len().is_multiple_of(2) => {
                 items.extend(added);
             }
-            _ => return Err(Fault::Stack),
+            _ => return Err(Flaw::Stack),
         }
         Ok(())
     }
 
     fn memo(&mut self, opcode: u8) -> Step<()> {
         let key = match opcode {
-            b'p' | b'g' => {
+            op::PUT | op::GET => {
                 let line = self.line()?;
-                std::str::from_utf8(&line).ok().and_then(|text| text.parse().ok()).ok_or(Fault::Argument)?
+                std::str::from_utf8(&line).ok().and_then(|text| text.parse().ok()).ok_or(Flaw::Argument)?
             }
-            b'q' | b'h' => self.array::<1>().map(u8::from_le_bytes)?.into(),
-            b'r' | b'j' => u32::from_le_bytes(self.array()?).into(),
+            op::BINPUT | op::BINGET => self.array::<1>().map(u8::from_le_bytes)?.into(),
+            op::LONG_BINPUT | op::LONG_BINGET => u32::from_le_bytes(self.array()?).into(),
             _ => u64::try_from(self.memo.len()).unwrap_or(u64::MAX),
         };
-        if matches!(opcode, b'g' | b'h' | b'j') {
-            let id = *self.memo.get(&key).ok_or(Fault::Stack)?;
+        if matches!(opcode, op::GET | op::BINGET | op::LONG_BINGET) {
+            let id = *self.memo.get(&key).ok_or(Flaw::Stack)?;
             self.push_again(id)
         } else {
+            if self.memo.len() >= self.rules.max_values {
+                return Err(Flaw::TooMany);
+            }
             let top = self.top()?;
             self.memo.insert(key, top);
             Ok(())
@@ -335,25 +375,25 @@ impl<'a> Machine<'a> {
 
     fn object(&mut self, opcode: u8) -> Step<()> {
         match opcode {
-            b'c' => {
+            op::GLOBAL => {
                 let (module, name) = (self.line()?, self.line()?);
                 let global = self.global(module, name)?;
                 self.push(global)
             }
-            0x93 => {
+            op::STACK_GLOBAL => {
                 let (name, module) = (self.pop_text()?, self.pop_text()?);
                 let global = self.global(module, name)?;
                 self.push(global)
             }
-            b'R' | 0x81 => {
+            op::REDUCE | op::NEWOBJ => {
                 let (args, callable) = (self.pop()?, self.pop()?);
                 let node = match self.bytes_of_call(callable, args) {
                     Some(bytes) => Node::Leaf(Value::Bytes(bytes)),
-                    None => Node::Object { callable, args, bare: opcode == 0x81, state: None },
+                    None => Node::Object { callable, args, bare: opcode == op::NEWOBJ, state: None },
                 };
                 self.push(node)
             }
-            b'i' => {
+            op::INST => {
                 let (module, name) = (self.line()?, self.line()?);
                 let global = self.global(module, name)?;
                 let callable = self.add(global)?;
@@ -361,9 +401,9 @@ impl<'a> Machine<'a> {
                 let args = self.add(Node::Tuple(items))?;
                 self.push(Node::Object { callable, args, bare: false, state: None })
             }
-            b'o' => {
+            op::OBJ => {
                 let mut items = self.pop_mark()?.into_iter();
-                let callable = items.next().ok_or(Fault::Stack)?;
+                let callable = items.next().ok_or(Flaw::Stack)?;
                 let args = self.add(Node::Tuple(items.collect()))?;
                 self.push(Node::Object { callable, args, bare: false, state: None })
             }
@@ -372,7 +412,7 @@ impl<'a> Machine<'a> {
                 let object = self.top()?;
                 match self.nodes.get_mut(object) {
                     Some(Node::Object { state: state @ None, .. }) => *state = Some(given),
-                    _ => return Err(Fault::Stack),
+                    _ => return Err(Flaw::Stack),
                 }
                 Ok(())
             }
@@ -383,7 +423,7 @@ impl<'a> Machine<'a> {
         if (self.rules.global)(&module, &name) {
             Ok(Node::Leaf(Value::Global(Box::new(Global { module, name }))))
         } else {
-            Err(Fault::Global(format!("{}.{}", module.escape_ascii(), name.escape_ascii())))
+            Err(Flaw::Global(format!("{}.{}", module.escape_ascii(), name.escape_ascii())))
         }
     }
 
@@ -423,7 +463,7 @@ impl<'a> Machine<'a> {
 
     fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
         let rest = self.data.get(self.position..).unwrap_or_default();
-        let (array, _) = rest.split_first_chunk().ok_or(Fault::Truncated)?;
+        let (array, _) = rest.split_first_chunk().ok_or(Flaw::Truncated)?;
         self.position = self.position.saturating_add(N);
         Ok(*array)
     }
@@ -433,9 +473,9 @@ impl<'a> Machine<'a> {
     }
 
     fn take(&mut self, length: usize) -> Step<Bytes> {
-        let end = self.position.checked_add(length).ok_or(Fault::Truncated)?;
+        let end = self.position.checked_add(length).ok_or(Flaw::Truncated)?;
         if end > self.data.len() {
-            return Err(Fault::Truncated);
+            return Err(Flaw::Truncated);
         }
         let bytes = self.data.slice(self.position..end);
         self.position = end;
@@ -445,7 +485,7 @@ impl<'a> Machine<'a> {
     /// Up to the next newline, without it.
     fn line(&mut self) -> Step<Bytes> {
         let rest = self.data.get(self.position..).unwrap_or_default();
-        let length = rest.iter().position(|&byte| byte == b'\n').ok_or(Fault::Truncated)?;
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or(Flaw::Truncated)?;
         let line = self.take(length)?;
         self.take(1)?;
         Ok(line)
@@ -454,7 +494,7 @@ impl<'a> Machine<'a> {
     fn add(&mut self, node: Node) -> Step<Id> {
         let id = self.nodes.len();
         if id >= self.rules.max_values {
-            return Err(Fault::TooMany);
+            return Err(Flaw::TooMany);
         }
         self.nodes.push(node);
         Ok(id)
@@ -468,7 +508,7 @@ impl<'a> Machine<'a> {
 
     fn push_again(&mut self, id: Id) -> Step<()> {
         if self.stack.len() >= self.rules.max_values {
-            return Err(Fault::TooMany);
+            return Err(Flaw::TooMany);
         }
         self.stack.push(id);
         Ok(())
@@ -486,7 +526,7 @@ impl<'a> Machine<'a> {
     fn top(&self) -> Step<Id> {
         match self.stack.last() {
             Some(&id) if self.stack.len() > self.floor() => Ok(id),
-            _ => Err(Fault::Stack),
+            _ => Err(Flaw::Stack),
         }
     }
 
@@ -497,17 +537,17 @@ impl<'a> Machine<'a> {
     }
 
     fn pop_several(&mut self, count: usize) -> Step<Vec<Id>> {
-        let start = self.stack.len().checked_sub(count).ok_or(Fault::Stack)?;
+        let start = self.stack.len().checked_sub(count).ok_or(Flaw::Stack)?;
         if start < self.floor() {
-            return Err(Fault::Stack);
+            return Err(Flaw::Stack);
         }
         Ok(self.stack.split_off(start))
     }
 
     fn pop_mark(&mut self) -> Step<Vec<Id>> {
-        let mark = self.marks.pop().ok_or(Fault::Stack)?;
+        let mark = self.marks.pop().ok_or(Flaw::Stack)?;
         if mark > self.stack.len() {
-            return Err(Fault::Stack);
+            return Err(Flaw::Stack);
         }
         Ok(self.stack.split_off(mark))
     }
@@ -516,7 +556,7 @@ impl<'a> Machine<'a> {
         let id = self.pop()?;
         match self.nodes.get(id) {
             Some(Node::Leaf(Value::Text(text) | Value::Native(text))) => Ok(text.clone()),
-            _ => Err(Fault::Stack),
+            _ => Err(Flaw::Stack),
         }
     }
 

@@ -255,6 +255,7 @@ fn depth_is_limited() {
         refuses(Bytes::from([b"]".repeat(1_000_000), b"a".repeat(999_999), b".".to_vec()].concat())),
         PickleError::TooDeep
     );
+    assert_eq!(refuses(b"(".repeat(1_000_000)), PickleError::TooDeep);
     // A list that holds itself, once and twice.
     assert_eq!(refuses(&b"]q\x00h\x00a."[..]), PickleError::TooDeep);
     assert!(matches!(refuses(&b"]q\x00(h\x00h\x00e."[..]), PickleError::TooDeep | PickleError::TooMany));
@@ -290,6 +291,7 @@ fn rules_are_kept() {
     assert_eq!(read(&[b"(", &b"N".repeat(9)[..], b"t."].concat()).unwrap(), Value::Tuple(vec![Value::None; 9]));
     assert_eq!(read(&[b"(", &b"N".repeat(10)[..], b"t."].concat()), Err(PickleError::TooMany));
     assert_eq!(read(&[b"(N", &b"2".repeat(20)[..], b"t."].concat()), Err(PickleError::TooMany));
+    assert_eq!(read(&[b"N", &b"\x94".repeat(20)[..], b"."].concat()), Err(PickleError::TooMany));
     assert!(read(b"cgood\nname\n.").is_ok());
     assert_eq!(read(b"cos\nsystem\n."), Err(PickleError::Global("os.system".into())));
     assert_eq!(read(b"(ios\nsystem\n."), Err(PickleError::Global("os.system".into())));

@@ -1,6 +1,7 @@
 //! The writer: protocol 3 without a memo, byte for byte what zodbpickle's `Pickler` writes in its
 //! "fast" mode. That is how ZEO encodes messages.
 
+use super::opcode as op;
 use super::value::{Object, Value, minimal_length};
 
 /// Python's picklers fill lists and dicts in batches of this size.
@@ -10,16 +11,16 @@ pub(super) const BATCH: usize = 1000;
 ///
 /// [`Value::Native`] becomes what Python 3 makes of it: text if it is ASCII, else bytes.
 pub fn write(value: &Value, out: &mut Vec<u8>) {
-    out.extend(b"\x80\x03");
+    out.extend(op::PROTO_3);
     put(value, out);
-    out.push(b'.');
+    out.push(op::STOP);
 }
 
 /// Appends the opcodes that leave `value` on the stack. Recursion is as deep as the value, which
 /// readers limit.
 pub(crate) fn put(value: &Value, out: &mut Vec<u8>) {
     match value {
-        Value::None => out.push(b'N'),
+        Value::None => out.push(op::NONE),
         Value::Bool(bool) => put_bool(*bool, out),
         Value::Int(int) => put_int(*int, out),
         Value::BigInt(bytes) => put_long(bytes, out),
@@ -30,13 +31,13 @@ pub(crate) fn put(value: &Value, out: &mut Vec<u8>) {
         Value::Native(native) => put_bytes(native, out),
         Value::Tuple(items) => put_tuple(items, out),
         Value::List(items) => {
-            out.push(b']');
-            put_batches(items, [b'a', b'e'], out, put);
+            out.push(op::EMPTY_LIST);
+            put_batches(items, [op::APPEND, op::APPENDS], out, put);
             // Python writes no empty batch behind a list that fills its last one.
         }
         Value::Dict(pairs) => {
-            out.push(b'}');
-            put_batches(pairs, [b's', b'u'], out, |(key, value), out| {
+            out.push(op::EMPTY_DICT);
+            put_batches(pairs, [op::SETITEM, op::SETITEMS], out, |(key, value), out| {
                 put(key, out);
                 put(value, out);
             });
@@ -46,7 +47,7 @@ pub(crate) fn put(value: &Value, out: &mut Vec<u8>) {
             }
         }
         Value::Global(global) => {
-            out.push(b'c');
+            out.push(op::GLOBAL);
             out.extend(&global.module);
             out.push(b'\n');
             out.extend(&global.name);
@@ -58,13 +59,13 @@ pub(crate) fn put(value: &Value, out: &mut Vec<u8>) {
 
 pub(crate) fn put_tuple(items: &[Value], out: &mut Vec<u8>) {
     let close = match items.len() {
-        0 => b')',
-        1 => 0x85,
-        2 => 0x86,
-        3 => 0x87,
+        0 => op::EMPTY_TUPLE,
+        1 => op::TUPLE1,
+        2 => op::TUPLE2,
+        3 => op::TUPLE3,
         _ => {
-            out.push(b'(');
-            b't'
+            out.push(op::MARK);
+            op::TUPLE
         }
     };
     for item in items {
@@ -74,17 +75,17 @@ pub(crate) fn put_tuple(items: &[Value], out: &mut Vec<u8>) {
 }
 
 pub(crate) fn put_bool(bool: bool, out: &mut Vec<u8>) {
-    out.push(if bool { 0x88 } else { 0x89 });
+    out.push(if bool { op::NEWTRUE } else { op::NEWFALSE });
 }
 
 pub(crate) fn put_int(int: i64, out: &mut Vec<u8>) {
     if let Ok(byte) = u8::try_from(int) {
-        out.extend([b'K', byte]);
+        out.extend([op::BININT1, byte]);
     } else if let Ok(short) = u16::try_from(int) {
-        out.push(b'M');
+        out.push(op::BININT2);
         out.extend(short.to_le_bytes());
     } else if let Ok(word) = i32::try_from(int) {
-        out.push(b'J');
+        out.push(op::BININT);
         out.extend(word.to_le_bytes());
     } else {
         put_long(&int.to_le_bytes(), out);
@@ -93,20 +94,20 @@ pub(crate) fn put_int(int: i64, out: &mut Vec<u8>) {
 
 pub(super) fn put_long(bytes: &[u8], out: &mut Vec<u8>) {
     let minimal = bytes.get(..minimal_length(bytes)).unwrap_or(bytes);
-    put_string(minimal, Some(0x8a), 0x8b, 0x8b, out);
+    put_string(minimal, Some(op::LONG1), op::LONG4, op::LONG4, out);
 }
 
 pub(super) fn put_float(float: f64, out: &mut Vec<u8>) {
-    out.push(b'G');
+    out.push(op::BINFLOAT);
     out.extend(float.to_be_bytes());
 }
 
 pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    put_string(bytes, Some(b'C'), b'B', 0x8e, out);
+    put_string(bytes, Some(op::SHORT_BINBYTES), op::BINBYTES, op::BINBYTES8, out);
 }
 
 pub(crate) fn put_text(text: &[u8], out: &mut Vec<u8>) {
-    put_string(text, None, b'X', 0x8d, out);
+    put_string(text, None, op::BINUNICODE, op::BINUNICODE8, out);
 }
 
 /// A string of any kind, by the shortest of the opcodes for one, four and eight bytes of length. The
@@ -134,7 +135,7 @@ fn put_batches<T>(items: &[T], [one, several]: [u8; 2], out: &mut Vec<u8>, mut p
         return;
     }
     for batch in items.chunks(BATCH) {
-        out.push(b'(');
+        out.push(op::MARK);
         for item in batch {
             put(item, out);
         }
@@ -145,9 +146,9 @@ fn put_batches<T>(items: &[T], [one, several]: [u8; 2], out: &mut Vec<u8>, mut p
 fn put_object(object: &Object, out: &mut Vec<u8>) {
     put(&object.callable, out);
     put(&object.args, out);
-    out.push(if object.bare { 0x81 } else { b'R' });
+    out.push(if object.bare { op::NEWOBJ } else { op::REDUCE });
     if let Some(state) = &object.state {
         put(state, out);
-        out.push(b'b');
+        out.push(op::BUILD);
     }
 }

@@ -8,34 +8,38 @@ use super::transaction_log::ReplayError;
 use crate::storage::{StorageError, UndoFailure};
 use crate::wire::fault::{Collision, Fault, UndoRefusal};
 
-/// The fault that tells a client of `error`. What a person must look into is logged here.
-pub fn from_storage(error: StorageError) -> Fault {
-    match error {
-        StorageError::NoSuchObject(oid) => Fault::PosKey(oid),
-        StorageError::Conflict { oid, committed, read, class_name } => {
-            Fault::Conflict(Collision { oid, class_name, committed, read })
-        }
-        StorageError::ReadConflict { oid, committed, read } => {
-            Fault::ReadConflict(Collision { oid, class_name: None, committed, read })
-        }
-        StorageError::ReadOnly => Fault::ReadOnly,
-        StorageError::Transaction(text) => Fault::StorageTransaction(text),
-        StorageError::Undo(failure) => Fault::Undo(refusal(failure)),
-        StorageError::MultipleUndo(failures) => {
-            let failures = failures.into_iter();
-            Fault::MultipleUndo(failures.map(|failure| (failure.oid.unwrap_or_default(), refusal(failure))).collect())
-        }
-        StorageError::Quota => Fault::FileStorageQuota(error.to_string()),
-        StorageError::Refused(text) => Fault::FileStorage(text),
-        StorageError::Unsupported(_) => Fault::Unsupported(error.to_string()),
-        StorageError::Corrupted { .. } => {
-            error!(target: "ZEO.StorageServer", "{error}");
-            Fault::Corrupted(error.to_string())
-        }
-        StorageError::Poisoned(_) => Fault::StorageSystem(error.to_string()),
-        StorageError::Format { .. } | StorageError::Locked { .. } | StorageError::Io { .. } => {
-            error!(target: "ZEO.StorageServer", "{error}");
-            Fault::StorageSystem(error.to_string())
+impl From<StorageError> for Fault {
+    /// What tells a client of `error`. What a person must look into is logged here.
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::NoSuchObject(oid) => Fault::PosKey(oid),
+            StorageError::Conflict { oid, committed, read, class_name } => {
+                Fault::Conflict(Collision { oid, class_name, committed, read })
+            }
+            StorageError::ReadConflict { oid, committed, read } => {
+                Fault::ReadConflict(Collision { oid, class_name: None, committed, read })
+            }
+            StorageError::ReadOnly => Fault::ReadOnly,
+            StorageError::Transaction(text) => Fault::StorageTransaction(text),
+            StorageError::Undo(failure) => Fault::Undo(refusal(failure)),
+            StorageError::MultipleUndo(failures) => {
+                let failures = failures.into_iter();
+                Fault::MultipleUndo(
+                    failures.map(|failure| (failure.oid.unwrap_or_default(), refusal(failure))).collect(),
+                )
+            }
+            StorageError::Quota => Fault::FileStorageQuota(error.to_string()),
+            StorageError::Refused(text) => Fault::FileStorage(text),
+            StorageError::Unsupported(_) => Fault::Unsupported(error.to_string()),
+            StorageError::Corrupted { .. } => {
+                error!(target: "ZEO.StorageServer", "{error}");
+                Fault::Corrupted(error.to_string())
+            }
+            StorageError::Poisoned(_) => Fault::StorageSystem(error.to_string()),
+            StorageError::Format { .. } | StorageError::Locked { .. } | StorageError::Io { .. } => {
+                error!(target: "ZEO.StorageServer", "{error}");
+                Fault::StorageSystem(error.to_string())
+            }
         }
     }
 }
@@ -44,11 +48,12 @@ fn refusal(failure: UndoFailure) -> UndoRefusal {
     UndoRefusal { oid: failure.oid, reason: failure.reason }
 }
 
-/// The fault that tells a client why its requests could not be repeated to the storage.
-pub fn from_replay(error: ReplayError) -> Fault {
-    match error {
-        ReplayError::Storage(error) => from_storage(error),
-        ReplayError::Log(error) => temporary_file(&error),
+impl From<ReplayError> for Fault {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Storage(error) => error.into(),
+            ReplayError::Log(error) => temporary_file(&error),
+        }
     }
 }
 

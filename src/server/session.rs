@@ -17,7 +17,6 @@ use tracing::{debug, info, warn};
 use super::calls::args::Args;
 use super::calls::commit::{Prepared, Transaction};
 use super::calls::iterate::Iterators;
-use super::fault::from_storage;
 use super::hub::ClientId;
 use super::outbox::{Closing, Outbox};
 use super::served::Served;
@@ -90,7 +89,7 @@ pub enum End {
     #[error("{0}")]
     Protocol(String),
     /// A call failed that wants no reply, so the client could not learn of it otherwise.
-    #[error("async `{0}` raised {1}")]
+    #[error("async `{0}` raised exception: {1}")]
     AsyncFault(&'static str, Fault),
     /// The client held the commit lock for too long.
     #[error("Transaction timeout after {0} seconds")]
@@ -246,13 +245,10 @@ impl Session {
         &self,
         served: &Served,
         call: &Call,
-        compute: impl Fn(&dyn Storage) -> storage::Result<Value>,
+        compute: impl Fn(&dyn Storage) -> Answer,
     ) -> Result<(), End> {
         let mut queued = Ok(());
-        served.hub.consistently(
-            || compute(&*served.storage).map_err(from_storage),
-            |answer| queued = self.queue_answer(call, answer),
-        );
+        served.hub.consistently(|| compute(&*served.storage), |answer| queued = self.queue_answer(call, answer));
         queued
     }
 
@@ -265,7 +261,7 @@ impl Session {
     ) -> Result<(), End> {
         let mut queued = Ok(());
         served.hub.consistently(
-            || load(&*served.storage).map_err(from_storage),
+            || load(&*served.storage).map_err(Fault::from),
             |loaded| match loaded {
                 Ok(Some(revision)) if !call.is_async => self.outbox.push(|out| {
                     self.dialect.put_load_reply(out, &call.id, &revision.data, revision.tid, revision.end);
@@ -290,14 +286,13 @@ impl Session {
             Ok(_) if call.is_async => {}
             Ok(value) => self.outbox.push(|out| self.dialect.put_reply(out, &call.id, &value)),
             Err(fault) => {
-                if fault.is_everyday() {
-                    debug!(target: "ZEO.asyncio.server", "({}) `{}` raised {fault}", self.label, call.method);
-                } else {
-                    let asynchronous = if call.is_async { "async " } else { "" };
-                    warn!(target: "ZEO.asyncio.server", "({}) {asynchronous}`{}` raised {fault}", self.label, call.method);
-                }
                 if call.is_async {
                     return Err(End::AsyncFault(call.method, fault));
+                }
+                if fault.is_everyday() {
+                    debug!(target: "ZEO.asyncio.server", "({}) `{}` raised exception: {fault}", self.label, call.method);
+                } else {
+                    warn!(target: "ZEO.asyncio.server", "({}) `{}` raised exception: {fault}", self.label, call.method);
                 }
                 self.outbox.push(|out| self.dialect.put_fault(out, &call.id, &fault));
             }

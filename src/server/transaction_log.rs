@@ -11,7 +11,7 @@ use byteorder::{BigEndian, ReadBytesExt, WriteBytesExt};
 use tempfile::SpooledTempFile;
 
 use crate::ids::{Oid, Tid};
-use crate::storage::{Commit, StorageError};
+use crate::storage::{Commit, StorageError, UndoFailure};
 
 /// A transaction below this size never touches the disk before its vote.
 const MEMORY_BYTES: usize = 8 << 20;
@@ -79,9 +79,9 @@ impl TransactionLog {
         self.append(CHECK_CURRENT, &[oid.0, serial.0], None)
     }
 
-    /// [`Commit::undo`], later.
-    pub fn undo(&mut self, tid: Tid) -> io::Result<()> {
-        self.append(UNDO, &[tid.0], None)
+    /// [`Commit::undo`], later; of no transaction if the client named none.
+    pub fn undo(&mut self, tid: Option<Tid>) -> io::Result<()> {
+        self.append(UNDO, &[tid.map_or(ABSENT, |tid| tid.0)], None)
     }
 
     fn append(&mut self, tag: u8, numbers: &[u64], data: Option<Option<&[u8]>>) -> io::Result<()> {
@@ -111,6 +111,10 @@ impl TransactionLog {
             let tag = file.read_u8()?;
             let number = file.read_u64::<BigEndian>()?;
             if tag == UNDO {
+                if number == ABSENT {
+                    let reason = "Invalid transaction id".to_owned();
+                    return Err(StorageError::Undo(UndoFailure { oid: None, reason }).into());
+                }
                 let oids = commit.undo(Tid(number))?;
                 replayed.written.extend(&oids);
                 replayed.undone.extend(oids);
@@ -211,7 +215,7 @@ mod tests {
             log.restore(Oid(2), Tid(3), Some(b""), Some(Tid(1)))?;
             log.delete(Oid(3), Tid(4))?;
             log.check_current(Oid(4), Tid(5))?;
-            log.undo(Tid(6))?;
+            log.undo(Some(Tid(6)))?;
             assert_eq!(log.entries(), 6);
             let mut recorder = Recorder::default();
             let replayed = log.replay(&mut recorder)?;

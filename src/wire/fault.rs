@@ -185,9 +185,7 @@ impl Fault {
             | Self::Other(text) => args([Value::text(text)]),
         }
     }
-}
 
-impl Fault {
     /// Whether honest clients meet this in daily work, so that nobody needs to read of it.
     pub const fn is_everyday(&self) -> bool {
         matches!(self, Self::PosKey(_)) || self.is_conflict()

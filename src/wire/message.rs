@@ -7,7 +7,7 @@ use super::fault::Fault;
 use super::frame;
 use super::msgpack::{self, Inexpressible, MsgpackError};
 use crate::ids::{Oid, Tid};
-use crate::pickle::{self, PickleError, Rules, Value};
+use crate::pickle::{self, PickleError, Rules, Value, opcode as op};
 
 /// The most values in one message. A value can cost a hundred times its bytes; honest requests have
 /// a handful, and an extension or a list of iterators a few thousand.
@@ -129,9 +129,9 @@ impl Dialect {
                     pickle::put_bytes(&tid.to_bytes(), out);
                     match end {
                         Some(end) => pickle::put_bytes(&end.to_bytes(), out),
-                        None => out.push(b'N'),
+                        None => out.push(op::NONE),
                     }
-                    out.push(0x87);
+                    out.push(op::TUPLE3);
                 }
                 Encoding::Msgpack => {
                     msgpack::put_array_length(3, out)?;
@@ -182,12 +182,13 @@ impl Dialect {
         let fits = frame::put(out, |out| {
             done = match self.encoding() {
                 Encoding::Pickle => {
-                    out.extend(b"\x80\x03(");
+                    out.extend(op::PROTO_3);
+                    out.push(op::MARK);
                     pickle::put(id, out);
                     out.extend(flags.as_pickle());
                     pickle::put_text(method.as_bytes(), out);
                     let done = last(out);
-                    out.extend(b"t.");
+                    out.extend([op::TUPLE, op::STOP]);
                     done
                 }
                 Encoding::Msgpack => msgpack::put_array_length(4, out)
@@ -230,9 +231,9 @@ enum Flags {
 impl Flags {
     fn as_pickle(self) -> &'static [u8] {
         match self {
-            Self::Reply => b"K\x00",
-            Self::Error => b"K\x02",
-            Self::Call => b"\x88",
+            Self::Reply => &[op::BININT1, 0],
+            Self::Error => &[op::BININT1, 2],
+            Self::Call => &[op::NEWTRUE],
         }
     }
 

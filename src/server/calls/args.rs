@@ -56,7 +56,7 @@ impl Args {
     pub fn optional_tid(&mut self) -> Result<Option<Tid>, Fault> {
         match self.value()? {
             Value::None => Ok(None),
-            value => match value.as_string().and_then(|bytes| Tid::from_slice(bytes)) {
+            value => match as_bytes(&value).and_then(|bytes| Tid::from_slice(bytes)) {
                 Some(tid) => Ok(Some(tid)),
                 None => Err(self.wrong("a tid of 8 bytes or None", &value)),
             },
@@ -68,6 +68,20 @@ impl Args {
         match self.value()? {
             Value::Bytes(bytes) | Value::Text(bytes) | Value::Native(bytes) => Ok(bytes),
             value => Err(self.wrong("bytes or str", &value)),
+        }
+    }
+
+    /// The next argument: bytes.
+    pub fn bytes(&mut self) -> Result<Bytes, Fault> {
+        self.optional_bytes()?.ok_or_else(|| self.wrong("bytes", &Value::None))
+    }
+
+    /// The next argument: bytes or `None`.
+    pub fn optional_bytes(&mut self) -> Result<Option<Bytes>, Fault> {
+        match self.value()? {
+            Value::None => Ok(None),
+            Value::Bytes(bytes) | Value::Native(bytes) => Ok(Some(bytes)),
+            value => Err(self.wrong("bytes or None", &value)),
         }
     }
 
@@ -101,6 +115,14 @@ impl Args {
     /// The complaint that an argument is not `expected`.
     pub fn wrong(&self, expected: &str, value: &Value) -> Fault {
         Fault::Type(format!("{}() takes {expected}, not {}", self.method, kind(value)))
+    }
+}
+
+/// The bytes of a value that is not text. Python 2 does not tell them apart.
+pub fn as_bytes(value: &Value) -> Option<&Bytes> {
+    match value {
+        Value::Bytes(bytes) | Value::Native(bytes) => Some(bytes),
+        _ => None,
     }
 }
 

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use super::args::Args;
-use crate::ids::{Oid, Tid};
 use crate::blather;
+use crate::ids::{Oid, Tid};
 use crate::pickle::{self, Value};
 use crate::server::commit_lock::CommitTurn;
-use crate::server::fault::{from_replay, from_storage, temporary_file};
+use crate::server::fault::temporary_file;
 use crate::server::hub::ClientId;
 use crate::server::served::Served;
 use crate::server::session::{Answer, Beside, Call, End, Registration, Session};
@@ -196,8 +196,7 @@ fn collecting<'a>(
 
 /// `storea(oid, serial, data, id)`
 pub fn store(session: &mut Session, registration: &Registration, mut args: Args) -> Answer {
-    let (oid, serial, data, id) =
-        (args.oid()?, args.optional_tid()?.unwrap_or_default(), args.string()?, args.value()?);
+    let (oid, serial, data, id) = (args.oid()?, args.optional_tid()?.unwrap_or_default(), args.bytes()?, args.value()?);
     args.end()?;
     let collected = collecting(session, registration, &id)?;
     registration.served.stats.stores.up();
@@ -206,7 +205,7 @@ pub fn store(session: &mut Session, registration: &Registration, mut args: Args)
 
 /// `restorea(oid, serial, data, prev_txn, id)`
 pub fn restore(session: &mut Session, registration: &Registration, mut args: Args) -> Answer {
-    let (oid, serial, data) = (args.oid()?, args.tid()?, args.optional_string()?);
+    let (oid, serial, data) = (args.oid()?, args.tid()?, args.optional_bytes()?);
     let (same_as, id) = (args.optional_tid()?, args.value()?);
     args.end()?;
     let collected = collecting(session, registration, &id)?;
@@ -234,7 +233,8 @@ pub fn check_current(session: &mut Session, registration: &Registration, mut arg
 pub fn undo(session: &mut Session, registration: &Registration, mut args: Args) -> Answer {
     let (undone, id) = (args.string()?, args.value()?);
     args.end()?;
-    let tid = super::admin::tid_from_undo_id(&undone)?;
+    // A malformed id is one that no transaction has: the vote says so.
+    let tid = super::admin::tid_from_undo_id(&undone);
     logged(collecting(session, registration, &id)?.log.undo(tid))
 }
 
@@ -289,10 +289,10 @@ fn prepare(served: &Arc<Served>, mut collected: Collected, turn: CommitTurn, lab
         collected.log.entries(),
         collected.log.bytes()
     );
-    let mut commit = Arc::clone(&served.storage).begin(collected.begin).map_err(from_storage)?;
-    let replayed = collected.log.replay(&mut *commit).map_err(from_replay)?;
+    let mut commit = Arc::clone(&served.storage).begin(collected.begin)?;
+    let replayed = collected.log.replay(&mut *commit)?;
     let mut changed = replayed.undone;
-    changed.extend(commit.vote().map_err(from_storage)?);
+    changed.extend(commit.vote()?);
     let mut seen = std::collections::HashSet::new();
     let written = replayed.written.into_iter().filter(|oid| seen.insert(*oid)).collect();
     Ok(Prepared { id: collected.id, commit, turn, written, changed, active: collected.active })
@@ -386,7 +386,7 @@ fn commit_and_announce(
         }
         Err(error) => {
             error!(target: "ZEO.StorageServer", "({label}) a voted transaction could not be finished: {error}");
-            Err(from_storage(error))
+            Err(error.into())
         }
     }
 }

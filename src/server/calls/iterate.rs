@@ -10,7 +10,6 @@ use super::args::{Args, as_integer};
 use super::load::{extension, oid_value};
 use crate::ids::Tid;
 use crate::pickle::Value;
-use crate::server::fault::from_storage;
 use crate::server::served::Served;
 use crate::server::session::{Answer, Beside, Call, Session, tid_value};
 use crate::storage::{Records, Transactions};
@@ -60,7 +59,7 @@ pub fn start(session: &mut Session, served: &Arc<Served>, call: &Call, mut args:
     let (start, stop) = (args.optional_tid()?, args.optional_tid()?);
     args.end()?;
     let (storage, call) = (Arc::clone(&served.storage), call.clone());
-    session.beside.spawn_blocking(move || Beside::Positioned(call, storage.iterate(start, stop).map_err(from_storage)));
+    session.beside.spawn_blocking(move || Beside::Positioned(call, storage.iterate(start, stop).map_err(Fault::from)));
     Ok(())
 }
 
@@ -71,7 +70,7 @@ pub fn next(session: &mut Session, mut args: Args) -> Answer {
     let Cursor::Transactions(transactions, last) = session.iterators.get(id)? else {
         return Err(Fault::Type(format!("iterator {id} iterates over records")));
     };
-    let Some((transaction, records)) = transactions.next().map_err(from_storage)? else {
+    let Some((transaction, records)) = transactions.next()? else {
         session.iterators.open.remove(&id);
         return Ok(Value::None);
     };
@@ -101,8 +100,8 @@ pub fn record_start(session: &mut Session, served: &Arc<Served>, mut args: Args)
     let records = match records {
         Some(records) => records,
         None => {
-            let mut again = Arc::clone(&served.storage).iterate(Some(tid), Some(tid)).map_err(from_storage)?;
-            let found = again.next().map_err(from_storage)?;
+            let mut again = Arc::clone(&served.storage).iterate(Some(tid), Some(tid))?;
+            let found = again.next()?;
             found.ok_or_else(|| Fault::Other(format!("transaction {tid} has been packed away")))?.1
         }
     };
@@ -116,7 +115,7 @@ pub fn record_next(session: &mut Session, mut args: Args) -> Answer {
     let Cursor::Records(records) = session.iterators.get(id)? else {
         return Err(Fault::Type(format!("iterator {id} iterates over transactions")));
     };
-    let Some(record) = records.next().map_err(from_storage)? else {
+    let Some(record) = records.next()? else {
         session.iterators.open.remove(&id);
         return Ok(Value::None);
     };

@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::args::Args;
 use crate::ids::{Oid, Tid};
 use crate::pickle::{self, Value};
-use crate::server::fault::from_storage;
 use crate::server::invalidation::Since;
 use crate::server::served::{Served, integer};
 use crate::server::session::{Call, End, Session, tid_value};
@@ -57,7 +56,10 @@ pub fn record_iternext(session: &Session, served: &Served, call: &Call, mut args
     };
     session.reply_current(served, call, |storage| {
         let Some(record) = storage.record_iternext(next)? else {
-            return Ok(Value::None);
+            return match next {
+                None => Err(Fault::Value("the storage holds no object".to_owned())),
+                Some(_) => Ok(Value::None),
+            };
         };
         Ok(Value::Tuple(vec![
             oid_value(record.oid),
@@ -104,10 +106,10 @@ fn is_young(tid: Tid, served: &Served) -> bool {
 
 fn written_by_iteration(served: &Served, tid: Tid) -> Result<Value, Fault> {
     let since = Tid(tid.0.saturating_add(1));
-    let mut transactions = Arc::clone(&served.storage).iterate(Some(since), None).map_err(from_storage)?;
+    let mut transactions = Arc::clone(&served.storage).iterate(Some(since), None)?;
     let (mut newest, mut oids) = (None, std::collections::HashSet::new());
-    while let Some((transaction, mut records)) = transactions.next().map_err(from_storage)? {
-        while let Some(record) = records.next().map_err(from_storage)? {
+    while let Some((transaction, mut records)) = transactions.next()? {
+        while let Some(record) = records.next()? {
             oids.insert(record.oid);
         }
         newest = Some(transaction.tid);
@@ -135,7 +137,7 @@ pub fn history(session: &mut Session, served: &Arc<Served>, call: Call, mut args
     };
     let served = Arc::clone(served);
     session.answer_later(call, move || {
-        let entries = served.storage.history(oid, size).map_err(from_storage)?;
+        let entries = served.storage.history(oid, size)?;
         Ok(Value::List(entries.iter().map(history_entry).collect()))
     });
     Ok(())

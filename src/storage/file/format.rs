@@ -152,13 +152,13 @@ mod tests {
     #[test]
     fn headers_survive_the_round_trip() {
         let bytes = b"\x04\x0d\x25\x53\xe4\x44\x44\x44\0\0\0\0\0\0\0\x55 \0\x05\0\0\0\x01";
-        let header = TransactionHeader::parse(bytes).unwrap();
+        let header = TransactionHeader::parse(bytes).expect("a header");
         assert_eq!(header.tid, Tid(0x040d_2553_e444_4444));
         assert_eq!((header.len, header.status, header.full_len()), (0x55, b' ', 29));
         assert_eq!(&header.to_bytes(), bytes);
 
         let bytes = [&[0; 7][..], &[3], &[0; 7], &[9], &[0; 7], &[4], &[0; 7], &[5], &[0; 2], &[0; 8]].concat();
-        let header = DataHeader::parse(&bytes).unwrap();
+        let header = DataHeader::parse(&bytes).expect("a header");
         assert_eq!((header.oid, header.tid, header.previous, header.transaction), (Oid(3), Tid(9), 4, 5));
         assert_eq!(header.next_position(100), Some(150));
         assert_eq!(&header.to_bytes()[..], &bytes[..]);
@@ -168,7 +168,7 @@ mod tests {
     fn absurd_lengths_give_no_position() {
         let mut bytes = [0; DataHeader::LEN];
         bytes[34..].fill(0xff);
-        assert_eq!(DataHeader::parse(&bytes).unwrap().next_position(4), None);
+        assert_eq!(DataHeader::parse(&bytes).expect("a header").next_position(4), None);
         assert_eq!(DataHeader::parse(&bytes[1..]), None);
         assert_eq!(TransactionHeader::parse(&bytes[..22]), None);
     }

@@ -3,13 +3,13 @@
 //! The file is a row of pickles: the position up to which it is valid, then for each six-byte prefix of oids
 //! a pair of the prefix and a string, then `None`. The string has the two-byte suffixes in order and then
 //! their six-byte positions. It is written as Python 3 writes it, byte for byte, and read as Python 2 wrote
-//! it, too.
+//! it, too; [`super::index_legacy`] has what was before that.
 //!
 //! An index file is a shortcut, never a source of truth: whatever is wrong with it, the data file is
 //! scanned instead. It is never ahead of data that is durable.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::path::Path;
 
 use tracing::warn;
@@ -19,6 +19,7 @@ use super::format::{
     TransactionHeader,
 };
 use super::index::Index;
+use super::index_legacy;
 use super::io::{Window, replace_durably, with_suffix};
 use super::read::{View, data_header_within};
 use crate::ids::Tid;
@@ -44,6 +45,8 @@ pub(super) enum IndexFileError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Content(&'static str),
+    #[error("a file of an older kind")]
+    Older,
 }
 
 /// Writes the index of a data file.
@@ -70,7 +73,17 @@ pub(super) fn load(data_file: &Path) -> Option<Saved> {
             return None;
         }
     };
-    match read(&mut BufReader::with_capacity(1 << 16, file)) {
+    let mut input = BufReader::with_capacity(1 << 16, file);
+    let saved = match read(&mut input) {
+        Err(IndexFileError::Older) => {
+            // All of it in memory, three times over: only once, then it is written in today's form.
+            let mut content = Vec::new();
+            let read = input.rewind().and_then(|()| input.read_to_end(&mut content));
+            read.map_err(IndexFileError::Io).and_then(|_| index_legacy::read(&content.into()))
+        }
+        saved => saved,
+    };
+    match saved {
         Ok(saved) => Some(saved),
         Err(error) => {
             warn!(target: "ZODB.FileStorage", "loading index {}: {error}", path.display());
@@ -193,7 +206,7 @@ fn low_bytes(number: u64) -> [u8; 6] {
 
 fn read(input: &mut impl BufRead) -> Result<Saved, IndexFileError> {
     let Pickle::Position(end) = read_pickle(input)? else {
-        return Err(IndexFileError::Content("an index of an older kind"));
+        return Err(IndexFileError::Older);
     };
     let mut index = Index::default();
     loop {
@@ -227,7 +240,7 @@ pub(super) fn read_bucket(index: &mut Index, end: u64, prefix: &[u8], bucket: &[
     Ok(())
 }
 
-fn number(low: [u8; 6]) -> u64 {
+pub(super) fn number(low: [u8; 6]) -> u64 {
     low.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte))
 }
 
@@ -336,4 +349,83 @@ fn read_long_line(input: &mut impl BufRead) -> io::Result<Option<u64>> {
     let mut line = Vec::new();
     input.take(32).read_until(b'\n', &mut line)?;
     Ok(str::from_utf8(&line).ok().and_then(|line| line.trim_end().trim_end_matches('L').parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Oid;
+
+    fn written(index: &Index, end: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write(&mut bytes, index, end).expect("write to memory");
+        bytes
+    }
+
+    fn entries(index: &Index) -> Vec<(u64, u16, u64)> {
+        index.buckets().flat_map(|(prefix, entries)| entries.map(move |(oid, at)| (prefix, oid, at))).collect()
+    }
+
+    /// Bytes recorded from `fsIndex.save` of ZODB 6.4 on Python 3.11.
+    #[test]
+    fn written_as_python_writes_it() {
+        let mut index = Index::default();
+        assert_eq!(written(&index, 4), b"\x80\x03K\x04.\x80\x03N.");
+        index.insert(Oid(1), 27);
+        index.insert(Oid(2), 0x0102_0304_0506);
+        index.insert(Oid(0x1_0000), 99);
+        let expected = b"\x80\x03M)\x01.\
+            \x80\x03C\x06\0\0\0\0\0\0C\x10\0\x01\0\x02\0\0\0\0\0\x1b\x01\x02\x03\x04\x05\x06\x86.\
+            \x80\x03C\x06\0\0\0\0\0\x01C\x08\0\0\0\0\0\0\0c\x86.\
+            \x80\x03N.";
+        assert_eq!(written(&index, 297), expected);
+    }
+
+    #[test]
+    fn long_buckets_have_a_long_length() {
+        let mut index = Index::default();
+        (0..32).for_each(|oid| index.insert(Oid(oid), 100 + oid));
+        let bytes = written(&index, 1000);
+        assert_eq!(bytes.get(6..20), Some(&b"\x80\x03C\x06\0\0\0\0\0\0B\0\x01\0"[..]));
+        let saved = read(&mut bytes.as_slice()).expect("read");
+        assert_eq!((entries(&saved.index), saved.end), (entries(&index), 1000));
+    }
+
+    #[test]
+    fn positions_of_every_size() {
+        for (position, pickled) in [
+            (255, &b"K\xff."[..]),
+            (256, b"M\0\x01."),
+            (65_536, b"J\0\0\x01\0."),
+            (0x7fff_ffff, b"J\xff\xff\xff\x7f."),
+            (0x8000_0000, b"\x8a\x05\0\0\0\x80\0."),
+            (0x1_0000_0000, b"\x8a\x05\0\0\0\0\x01."),
+        ] {
+            let bytes = written(&Index::default(), position);
+            assert_eq!(bytes.get(2..2 + pickled.len()), Some(pickled), "{position}");
+            assert_eq!(read(&mut bytes.as_slice()).expect("read").end, position);
+        }
+    }
+
+    #[test]
+    fn read_as_python_2_wrote_it() {
+        let bytes = b"L5000000000L\n.(U\x06\0\0\0\0\0\0U\x08\0\x07\0\0\0\0\0\xfft.N.";
+        let saved = read(&mut bytes.as_slice()).expect("read");
+        assert_eq!((entries(&saved.index), saved.end), (vec![(0, 7, 255)], 5_000_000_000));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let mut index = Index::default();
+        index.insert(Oid(1), 500);
+        let good = written(&index, 1000);
+        for len in 0..good.len() {
+            assert!(read(&mut &good[..len]).is_err(), "cut at {len}");
+        }
+        assert!(read(&mut written(&index, 400).as_slice()).is_err(), "a position behind the end");
+        let twice = b"M\0\x01.(U\x06\0\0\0\0\0\0U\x10\0\x07\0\x07\0\0\0\0\0\xff\0\0\0\0\0\xfft.N.";
+        assert!(read(&mut twice.as_slice()).is_err(), "an oid that comes twice");
+        let huge = b"M\0\x01.(U\x06\0\0\0\0\0\0T\xff\xff\xff\xff";
+        assert!(read(&mut huge.as_slice()).is_err(), "a length without content");
+    }
 }

@@ -54,15 +54,15 @@ mod tests {
 
     #[test]
     fn second_owner_is_told_of_the_first() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("make a directory");
         let path = directory.path().join("Data.fs");
-        let lock = LockFile::acquire(&path).unwrap();
-        let content = std::fs::read(with_suffix(&path, ".lock")).unwrap();
+        let lock = LockFile::acquire(&path).expect("lock");
+        let content = std::fs::read(with_suffix(&path, ".lock")).expect("read the lock file");
         assert_eq!(content, format!(" {}\n", std::process::id()).into_bytes());
 
-        let error = LockFile::acquire(&path).err().unwrap().to_string();
+        let error = LockFile::acquire(&path).err().expect("locked").to_string();
         assert!(error.starts_with("Couldn't lock") && error.contains(&std::process::id().to_string()), "{error}");
         drop(lock);
-        LockFile::acquire(&path).unwrap();
+        LockFile::acquire(&path).expect("lock");
     }
 }

@@ -6,7 +6,7 @@
 //! - [`lock`]: `Data.fs.lock`, one process that writes
 //! - [`open`]: finding or making the file, index and tail in order
 //! - [`format`], [`io`]: what the bytes mean; reading and writing them
-//! - [`index`], [`index_file`], [`scan`]: oid to position in memory, in `Data.fs.index`, and made anew
+//! - [`index`], [`index_file`], [`index_legacy`], [`scan`]: oid to position in memory, in `Data.fs.index`, and made anew
 //! - [`read`], [`iterate`]: revisions of one object; transactions in file order
 //! - [`commit`], [`undo`], [`oids`]: writing; the oids for it
 //!
@@ -21,6 +21,7 @@ mod commit;
 mod format;
 mod index;
 mod index_file;
+mod index_legacy;
 mod io;
 mod iterate;
 mod lock;
@@ -30,6 +31,8 @@ mod read;
 mod scan;
 mod undo;
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;
 

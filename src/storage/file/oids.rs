@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     fn in_directory(test: impl FnOnce(&Path)) {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("make a directory");
         test(&directory.path().join("Data.fs"));
     }
 
@@ -117,11 +117,11 @@ mod tests {
     fn a_killed_process_leaves_its_oids_behind() {
         in_directory(|data_file| {
             let mut killed = Oids::open(data_file, Oid::ZERO);
-            assert_eq!(killed.take(2).unwrap(), [Oid(1), Oid(2)]);
-            let taken = killed.take(100).unwrap();
+            assert_eq!(killed.take(2).expect("oids"), [Oid(1), Oid(2)]);
+            let taken = killed.take(100).expect("oids");
             drop(killed);
             let mut restarted = Oids::open(data_file, Oid(50));
-            assert!(restarted.take(1).unwrap()[0] > taken[99]);
+            assert!(restarted.take(1).expect("oids")[0] > taken[99]);
         });
     }
 
@@ -129,9 +129,9 @@ mod tests {
     fn a_clean_close_skips_none() {
         in_directory(|data_file| {
             let mut closed = Oids::open(data_file, Oid(7));
-            closed.take(3).unwrap();
-            closed.close().unwrap();
-            assert_eq!(Oids::open(data_file, Oid(7)).take(1).unwrap(), [Oid(11)]);
+            closed.take(3).expect("oids");
+            closed.close().expect("oids");
+            assert_eq!(Oids::open(data_file, Oid(7)).take(1).expect("oids"), [Oid(11)]);
         });
     }
 
@@ -141,7 +141,7 @@ mod tests {
             let mut oids = Oids::open(data_file, Oid::ZERO);
             oids.raise(Oid(70_000));
             oids.raise(Oid(3));
-            assert_eq!(oids.take(1).unwrap(), [Oid(70_001)]);
+            assert_eq!(oids.take(1).expect("oids"), [Oid(70_001)]);
             oids.raise(Oid(u64::MAX));
             assert!(matches!(oids.take(1), Err(StorageError::Refused(_))));
         });

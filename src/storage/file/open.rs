@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::format::{FIRST_TRANSACTION, MAGIC_FS21, MAGIC_FS30, POSITION_LIMIT};
 use super::index::Index;
 use super::index_file::{self, Saved};
-use super::io::{DataFile, io_error, sync_directory_of};
+use super::io::{DataFile, RawFile, io_error, sync_directory_of};
 use super::lock::LockFile;
 use super::oids::Oids;
 use super::read::View;
@@ -27,25 +27,32 @@ const FUTURE_LIMIT_SECONDS: f64 = 30.0 * 60.0;
 impl FileStorage {
     /// Opens a data file, or makes one.
     pub fn open(options: &Options) -> Result<Self> {
-        Self::open_with_clock(options, SystemTime::now)
+        Self::open_with(options, SystemTime::now, |file| Box::new(file))
     }
 
-    /// As [`open`](Self::open), with a clock for the tids.
-    pub(super) fn open_with_clock(options: &Options, clock: fn() -> SystemTime) -> Result<Self> {
-        let &Options { ref path, read_only, create, quota, .. } = options;
+    /// As [`open`](Self::open), with a clock for the tids, and with something between storage and file.
+    pub(super) fn open_with(
+        options: &Options,
+        clock: fn() -> SystemTime,
+        wrap: impl FnOnce(File) -> Box<dyn RawFile>,
+    ) -> Result<Self> {
+        let &Options { read_only, create, quota, .. } = options;
+        // A daemon may change its directory while the file is open.
+        let absolute = std::path::absolute(&options.path);
+        let path = &absolute.map_err(|source| io_error("find", &options.path, source))?;
         if read_only && create {
             return Err(StorageError::Refused("can't create a read-only file".to_owned()));
         }
         let lock = if read_only { None } else { Some(Arc::new(LockFile::acquire(path)?)) };
-        let raw = open_file(path, read_only, create)?;
-        let file = Arc::new(DataFile::new(Box::new(raw), path.clone()));
+        let raw = wrap(open_file(path, read_only, create)?);
+        let file = Arc::new(DataFile::new(raw, path.clone()));
         check_magic(&file, read_only)?;
         let (state, saved_end) = read_state(file, read_only)?;
         warn_of_future(path, state.last_tid, clock);
 
         let largest = state.index.last_oid().unwrap_or(Oid::ZERO);
         Ok(Self {
-            name: path.to_string_lossy().into_owned(),
+            name: options.path.to_string_lossy().into_owned(),
             read_only,
             quota,
             clock,

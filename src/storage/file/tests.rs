@@ -1,10 +1,17 @@
-//! The battery that every storage passes, and what only a file can show: recovery, poisoning, the files
+//! The battery that every storage passes, and what only a file can show: recovery, a disk that fails, the files
 //! beside it.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
+use tempfile::TempDir;
+
+use super::format::{MAGIC_FS21, STATUS_VOTED};
+use super::io::with_suffix;
 use super::*;
+use crate::storage::Publisher;
 use crate::storage::battery::battery;
 
 battery!(
@@ -13,6 +20,337 @@ battery!(
     [reading, committing, iterating, threads, deleting, reopening, restoring, undoing, walking]
 );
 
+const ROOT: Oid = Oid::ZERO;
+
 fn open(path: &Path) -> FileStorage {
     FileStorage::open(&Options::new(path)).expect("open the data file")
+}
+
+fn open_read_only(path: &Path) -> Result<FileStorage> {
+    FileStorage::open(&Options { read_only: true, ..Options::new(path) })
+}
+
+/// A data file in a directory of its own.
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { directory: TempDir::new().expect("make a directory") }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("Data.fs")
+    }
+
+    fn open(&self) -> Arc<FileStorage> {
+        Arc::new(open(&self.path()))
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        std::fs::read(self.path()).expect("read the data file")
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        std::fs::write(self.path(), bytes).expect("write the data file");
+    }
+
+    /// The names of all files, sorted.
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.directory.path()).expect("list the directory");
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+struct Direct;
+
+impl Publisher for Direct {
+    fn publish(&mut self, _tid: Tid, install: &mut dyn FnMut()) {
+        install();
+    }
+}
+
+fn begin(storage: &Arc<FileStorage>) -> Box<dyn Commit> {
+    Arc::clone(storage).begin(Begin::default()).expect("begin")
+}
+
+fn voted(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Result<Box<dyn Commit>> {
+    let serial = storage.current_tid(oid).unwrap_or(Tid::ZERO);
+    let mut commit = Arc::clone(storage).begin(Begin::default())?;
+    commit.store(oid, serial, data)?;
+    commit.vote()?;
+    Ok(commit)
+}
+
+fn try_store(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Result<Tid> {
+    voted(storage, oid, data)?.finish(&mut Direct)
+}
+
+fn store(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Tid {
+    try_store(storage, oid, data).expect("commit")
+}
+
+fn data(storage: &FileStorage, oid: Oid) -> Vec<u8> {
+    let revision = storage.load_before(oid, Tid::MAX).expect("load");
+    revision.expect("older than the latest tid").data.to_vec()
+}
+
+#[test]
+fn a_voted_tail_is_kept_aside_and_its_tid_forgotten() {
+    let place = Place::new();
+    let storage = place.open();
+    let first = store(&storage, ROOT, b"first");
+    let end = storage.size();
+    let commit = voted(&storage, ROOT, b"second").expect("vote");
+    let killed = place.bytes();
+    drop(commit);
+    storage.close().expect("close");
+    drop(storage);
+
+    let crashed = Place::new();
+    crashed.put(&killed);
+    let storage = crashed.open();
+    assert_eq!((storage.last_transaction(), storage.size(), data(&storage, ROOT)), (first, end, b"first".to_vec()));
+    assert_eq!(killed.len() as u64, end + crashed.tail(0).len() as u64);
+    assert_eq!(crashed.tail(0).get(16), Some(&STATUS_VOTED));
+    assert_eq!(place.bytes(), crashed.bytes(), "what an abort leaves is what a crash leaves");
+}
+
+impl Place {
+    fn tail(&self, number: usize) -> Vec<u8> {
+        std::fs::read(with_suffix(&self.path(), &format!(".tr{number}"))).expect("read the tail")
+    }
+}
+
+#[test]
+fn garbage_tails_are_cut_off_again_and_again() {
+    let place = Place::new();
+    let storage = place.open();
+    let last = store(&storage, ROOT, b"record");
+    drop(storage);
+    let good = place.bytes();
+    for (number, garbage) in [vec![0; 300], vec![0xff; 300], good[4..good.len() - 1].to_vec()].iter().enumerate() {
+        place.put(&[&good[..], garbage].concat());
+        assert_eq!(open_read_only(&place.path()).expect("open read-only").last_transaction(), last);
+        assert_eq!(place.bytes().len(), good.len() + garbage.len(), "read-only cuts nothing off");
+        assert_eq!(place.open().last_transaction(), last);
+        assert_eq!((place.bytes(), place.tail(number)), (good.clone(), garbage.clone()));
+    }
+    place.put(&[&good[..], &[1; 22]].concat());
+    assert_eq!(place.open().last_transaction(), last);
+    assert_eq!(place.bytes(), good);
+    assert!(!with_suffix(&place.path(), ".tr3").exists(), "less than a header is not worth keeping");
+}
+
+#[test]
+fn damage_in_the_middle_is_refused_and_left_alone() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"first");
+    let middle = storage.size();
+    store(&storage, ROOT, b"second");
+    drop(storage);
+    let good = place.bytes();
+    // The record's length, then the transaction's repeated one.
+    for position in [4 + 23 + 41, middle - 1] {
+        let mut damaged = good.clone();
+        *damaged.get_mut(usize::try_from(position).expect("small")).expect("in the file") ^= 1;
+        place.put(&damaged);
+        let opened = FileStorage::open(&Options::new(place.path()));
+        assert!(matches!(opened, Err(StorageError::Corrupted { .. })), "damage at {position}");
+        assert_eq!(place.bytes(), damaged);
+    }
+}
+
+#[test]
+fn absurd_lengths_behind_a_good_index_are_errors() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"first");
+    for _ in 0..6 {
+        store(&storage, Oid(1), b"other");
+    }
+    storage.close().expect("close");
+    let mut damaged = place.bytes();
+    damaged.get_mut(4 + 23 + 34..4 + 23 + 42).expect("the data length").fill(0xff);
+    place.put(&damaged);
+    let storage = place.open();
+    assert!(matches!(storage.load_before(ROOT, Tid::MAX), Err(StorageError::Corrupted { position: 27, .. })));
+    assert_eq!(data(&storage, Oid(1)), b"other");
+}
+
+#[test]
+fn only_data_files_are_opened() {
+    for content in ["F", "FS", "FS3", "FS99", "not a data file"] {
+        let place = Place::new();
+        place.put(content.as_bytes());
+        for read_only in [false, true] {
+            let opened = FileStorage::open(&Options { read_only, ..Options::new(place.path()) });
+            assert!(matches!(opened, Err(StorageError::Format { .. })), "{content}");
+        }
+        assert_eq!(place.bytes(), content.as_bytes());
+    }
+}
+
+#[test]
+fn both_magics_are_served() {
+    let place = Place::new();
+    place.put(b"");
+    let storage = place.open();
+    assert_eq!((place.bytes(), storage.size()), (b"FS30".to_vec(), 4));
+    drop(storage);
+
+    place.put(&MAGIC_FS21);
+    let storage = place.open();
+    store(&storage, ROOT, b"record");
+    drop(storage);
+    assert!(place.bytes().starts_with(&MAGIC_FS21));
+    assert_eq!(data(&place.open(), ROOT), b"record");
+}
+
+#[test]
+fn read_only_leaves_everything_alone() {
+    let place = Place::new();
+    assert!(matches!(open_read_only(&place.path()), Err(StorageError::Io { .. })), "a missing file stays missing");
+    let owner = place.open();
+    store(&owner, ROOT, b"record");
+    let names = place.names();
+    let reader = Arc::new(open_read_only(&place.path()).expect("open without the lock"));
+    assert_eq!(data(&reader, ROOT), b"record");
+    assert!(matches!(reader.new_oids(1), Err(StorageError::ReadOnly)));
+    assert!(matches!(try_store(&reader, ROOT, b"other"), Err(StorageError::ReadOnly)));
+    store(&owner, ROOT, b"later");
+    assert_eq!(data(&reader, ROOT), b"record", "it sees what was there when it was opened");
+    reader.close().expect("close");
+    assert_eq!(place.names(), names);
+}
+
+#[test]
+fn create_begins_anew() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"record");
+    storage.close().expect("close");
+    drop(storage);
+    let storage = FileStorage::open(&Options { create: true, ..Options::new(place.path()) }).expect("create");
+    assert_eq!((storage.len(), storage.size(), storage.last_transaction()), (0, 4, Tid::ZERO));
+    let both = Options { create: true, read_only: true, ..Options::new(place.path()) };
+    assert!(matches!(FileStorage::open(&both), Err(StorageError::Refused(_))));
+}
+
+#[test]
+fn the_quota_counts_where_a_record_begins() {
+    let place = Place::new();
+    let options = Options { quota: Some(100), ..Options::new(place.path()) };
+    let storage = Arc::new(FileStorage::open(&options).expect("open"));
+    store(&storage, ROOT, &[b'x'; 500]);
+    assert!(matches!(try_store(&storage, ROOT, b"more"), Err(StorageError::Quota)));
+    assert_eq!(storage.size(), 4 + 23 + 42 + 500 + 8);
+}
+
+#[test]
+fn tids_grow_while_the_clock_stands_still() {
+    let place = Place::new();
+    let open_at = |clock| {
+        let storage = FileStorage::open_with(&Options::new(place.path()), clock, |file| Box::new(file));
+        Arc::new(storage.expect("open"))
+    };
+    let storage = open_at(|| UNIX_EPOCH + Duration::from_secs(1_795_189_680));
+    let first = store(&storage, ROOT, b"1");
+    drop(begin(&storage));
+    let second = store(&storage, ROOT, b"2");
+    assert_eq!(second.0, first.0 + 2, "an aborted transaction uses its tid up");
+    storage.close().expect("close");
+    drop(storage);
+    let storage = open_at(|| UNIX_EPOCH);
+    assert_eq!(store(&storage, ROOT, b"3").0, second.0 + 1, "the clock stepped back across a restart");
+}
+
+#[test]
+fn an_object_stored_twice_costs_no_scan() {
+    let place = Place::new();
+    let storage = place.open();
+    let mut commit = begin(&storage);
+    for record in [&b"first"[..], b"second", b"third"] {
+        commit.store(ROOT, Tid::ZERO, record).expect("store");
+    }
+    commit.vote().expect("vote");
+    commit.finish(&mut Direct).expect("finish");
+    storage.close().expect("close");
+    drop(storage);
+
+    let saved = index_file::load(&place.path()).expect("an index");
+    let raw = Box::new(File::open(place.path()).expect("open"));
+    let view = View { file: Arc::new(DataFile::new(raw, place.path())), end: saved.end };
+    assert!(index_file::newest_tid_if_sane(&saved, &view).expect("check").is_some());
+    let mut wrong = Index::default();
+    wrong.insert(ROOT, 27);
+    let wrong = index_file::Saved { index: wrong, end: saved.end };
+    assert!(index_file::newest_tid_if_sane(&wrong, &view).expect("check").is_none(), "its first record");
+    let mut wrong = Index::default();
+    wrong.insert(ROOT, 30);
+    let wrong = index_file::Saved { index: wrong, end: saved.end };
+    assert!(index_file::newest_tid_if_sane(&wrong, &view).expect("check").is_none(), "no record of it");
+    assert_eq!(data(&place.open(), ROOT), b"third");
+}
+
+#[test]
+fn no_index_file_without_objects() {
+    let place = Place::new();
+    let storage = place.open();
+    let fresh = std::fs::read(with_suffix(&place.path(), ".index")).expect("read the index");
+    for _ in 0..4 {
+        let mut commit = begin(&storage);
+        commit.vote().expect("vote");
+        commit.finish(&mut Direct).expect("finish");
+    }
+    storage.close().expect("close");
+    let index = std::fs::read(with_suffix(&place.path(), ".index")).expect("read the index");
+    assert_eq!(index, fresh, "Python could not open the file with another one");
+}
+
+#[test]
+fn the_index_is_saved_beside_a_running_transaction() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"first");
+    assert!(!storage.index_is_stale());
+    store(&storage, Oid(1), &vec![b'x'; 17 << 20]);
+    assert!(storage.index_is_stale());
+    let end = storage.size();
+    let commit = voted(&storage, Oid(2), b"not yet").expect("vote");
+    storage.save_index().expect("save");
+    assert!(!storage.index_is_stale());
+    let saved = index_file::load(&place.path()).expect("an index");
+    assert_eq!((saved.end, saved.index.len(), saved.index.get(Oid(2))), (end, 2, None));
+    commit.finish(&mut Direct).expect("finish");
+    assert_eq!(data(&storage, Oid(1)).len(), 17 << 20);
+}
+
+#[test]
+fn a_closed_storage_keeps_its_lock_until_the_transaction_is_gone() {
+    let place = Place::new();
+    let storage = place.open();
+    let commit = voted(&storage, ROOT, b"late").expect("vote");
+    storage.close().expect("close");
+    assert!(matches!(FileStorage::open(&Options::new(place.path())), Err(StorageError::Locked { .. })));
+    assert!(commit.finish(&mut Direct).is_err());
+    assert_eq!(place.open().size(), 4);
+}
+
+#[test]
+fn a_replaced_file_is_not_written_to() {
+    let place = Place::new();
+    let storage = place.open();
+    std::fs::rename(place.path(), with_suffix(&place.path(), ".moved")).expect("rename");
+    let error = try_store(&storage, ROOT, b"lost").expect_err("refused");
+    assert!(matches!(&error, StorageError::Poisoned(reason) if reason.contains("removed or replaced")), "{error}");
+    assert!(matches!(storage.new_oids(1), Err(StorageError::Poisoned(_))));
+    place.put(b"the file of another server");
+    storage.close().expect("close");
+    assert_eq!(place.bytes(), b"the file of another server");
 }
