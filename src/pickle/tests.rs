@@ -16,19 +16,13 @@ pub(crate) fn values() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::Bool),
         any::<i64>().prop_map(Value::Int),
         (-70_000..70_000_i64).prop_map(Value::Int),
-        prop::collection::vec(any::<u8>(), 9..300)
-            .prop_map(|bytes| Value::from_le_bytes(&bytes.into())),
-        any::<f64>()
-            .prop_filter("NaN is not equal to itself", |float| !float.is_nan())
-            .prop_map(Value::Float),
+        prop::collection::vec(any::<u8>(), 9..300).prop_map(|bytes| Value::from_le_bytes(&bytes.into())),
+        any::<f64>().prop_filter("NaN is not equal to itself", |float| !float.is_nan()).prop_map(Value::Float),
         prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| Value::Bytes(bytes.into())),
         any::<String>().prop_map(|text| Value::text(&text)),
     ];
     leaf.prop_recursive(5, 60, 8, |inner| {
-        let key = prop_oneof![
-            any::<String>().prop_map(|text| Value::text(&text)),
-            any::<i64>().prop_map(Value::Int)
-        ];
+        let key = prop_oneof![any::<String>().prop_map(|text| Value::text(&text)), any::<i64>().prop_map(Value::Int)];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::Tuple),
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::List),
@@ -136,10 +130,7 @@ proptest! {
 }
 
 fn unhex(text: &str) -> Bytes {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
 #[test]
@@ -170,108 +161,55 @@ fn native(text: &'static str) -> Value {
 fn strings_of_python_2_are_kept_apart() {
     assert_eq!(
         reads(b"(U\x01aT\x01\0\0\0bS'c\\x41\\n'\nS\"d'\"\nX\x01\0\0\0eVf\\u0041\nt."),
-        Value::Tuple(vec![
-            native("a"),
-            native("b"),
-            native("cA\n"),
-            native("d'"),
-            Value::text("e"),
-            Value::text("fA")
-        ])
+        Value::Tuple(vec![native("a"), native("b"), native("cA\n"), native("d'"), Value::text("e"), Value::text("fA")])
     );
     assert_eq!(written(&reads(b"U\x01\xff.")), b"\x80\x03C\x01\xff."[..]);
-    assert_eq!(
-        dumps(&reads(b"U\x01a.")).unwrap(),
-        b"\x80\x03X\x01\0\0\0aq\0."
-    );
+    assert_eq!(dumps(&reads(b"U\x01a.")).unwrap(), b"\x80\x03X\x01\0\0\0aq\0.");
     assert_eq!(dumps(&reads(b"U\x01\xff.")), None);
 }
 
 #[test]
 fn bytes_that_are_spelled_as_calls() {
-    assert_eq!(
-        reads(b"c_codecs\nencode\n(X\x03\0\0\0a\xc3\xbfX\x06\0\0\0latin1tR."),
-        Value::bytes(b"a\xff")
-    );
+    assert_eq!(reads(b"c_codecs\nencode\n(X\x03\0\0\0a\xc3\xbfX\x06\0\0\0latin1tR."), Value::bytes(b"a\xff"));
     assert_eq!(reads(b"c__builtin__\nbytes\n)R."), Value::bytes(b""));
-    assert_eq!(
-        reads(b"czodbpickle\nbinary\n(U\x01\xfftR."),
-        Value::bytes(b"\xff")
-    );
+    assert_eq!(reads(b"czodbpickle\nbinary\n(U\x01\xfftR."), Value::bytes(b"\xff"));
     // Anything else remains a call, of which nobody makes anything.
-    assert!(matches!(
-        reads(b"c_codecs\nencode\n(X\x01\0\0\0aX\x05\0\0\0utf-8tR."),
-        Value::Object(_)
-    ));
+    assert!(matches!(reads(b"c_codecs\nencode\n(X\x01\0\0\0aX\x05\0\0\0utf-8tR."), Value::Object(_)));
 }
 
 #[test]
 fn sets_and_objects() {
-    let set = |name| {
-        Value::call(
-            Value::global("builtins", name),
-            vec![Value::List(vec![Value::Int(1)])],
-        )
-    };
+    let set = |name| Value::call(Value::global("builtins", name), vec![Value::List(vec![Value::Int(1)])]);
     assert_eq!(reads(b"\x80\x04\x8f(K\x01\x90."), set("set"));
     assert_eq!(reads(b"\x80\x04(K\x01\x91."), set("frozenset"));
     assert_eq!(reads(b"cbuiltins\nset\n](K\x01e\x85R."), set("set"));
     let object = |bare, args, state| {
         let callable = Value::global("m", "C");
-        Value::Object(Box::new(Object {
-            callable,
-            args: Value::Tuple(args),
-            bare,
-            state,
-        }))
+        Value::Object(Box::new(Object { callable, args: Value::Tuple(args), bare, state }))
     };
     let state = || Some(Value::Dict(vec![(native("a"), Value::Int(1))]));
-    assert_eq!(
-        reads(b"(cm\nC\no}U\x01aK\x01sb."),
-        object(false, vec![], state())
-    );
-    assert_eq!(
-        reads(b"(K\x05im\nC\n}U\x01aK\x01sb."),
-        object(false, vec![Value::Int(5)], state())
-    );
-    assert_eq!(
-        reads(b"cm\nC\n)\x81}U\x01aK\x01sb."),
-        object(true, vec![], state())
-    );
-    assert_eq!(
-        reads(b"\x80\x04\x8c\x01m\x8c\x01C\x93)R."),
-        object(false, vec![], None)
-    );
+    assert_eq!(reads(b"(cm\nC\no}U\x01aK\x01sb."), object(false, vec![], state()));
+    assert_eq!(reads(b"(K\x05im\nC\n}U\x01aK\x01sb."), object(false, vec![Value::Int(5)], state()));
+    assert_eq!(reads(b"cm\nC\n)\x81}U\x01aK\x01sb."), object(true, vec![], state()));
+    assert_eq!(reads(b"\x80\x04\x8c\x01m\x8c\x01C\x93)R."), object(false, vec![], None));
 }
 
 #[test]
 fn integers() {
     assert_eq!(reads(b"I01\n."), Value::Bool(true));
     assert_eq!(reads(b"I00\n."), Value::Bool(false));
-    assert_eq!(
-        reads(b"I140218764237008\n."),
-        Value::Int(140_218_764_237_008)
-    );
+    assert_eq!(reads(b"I140218764237008\n."), Value::Int(140_218_764_237_008));
     assert_eq!(reads(b"L-9223372036854775808L\n."), Value::Int(i64::MIN));
     let beyond = Value::BigInt(Bytes::from_static(b"\xff\xff\xff\xff\xff\xff\xff\x7f\xff"));
     assert_eq!(reads(b"L-9223372036854775809L\n."), beyond);
     assert_eq!(reads(b"I-9223372036854775809\n."), beyond);
-    assert_eq!(
-        reads(b"\x8a\x0b\xff\xff\xff\xff\xff\xff\xff\x7f\xff\xff\xff."),
-        beyond
-    );
+    assert_eq!(reads(b"\x8a\x0b\xff\xff\xff\xff\xff\xff\xff\x7f\xff\xff\xff."), beyond);
     assert_eq!(reads(b"\x8a\x00."), Value::Int(0));
     assert_eq!(reads(b"\x8b\x02\0\0\0\xff\xff."), Value::Int(-1));
     for text in ["", "-", "0x10", "1_0", " 1", "1L1"] {
-        assert!(
-            matches!(refuses(format!("L{text}\n.")), PickleError::Argument { .. }),
-            "{text:?}"
-        );
+        assert!(matches!(refuses(format!("L{text}\n.")), PickleError::Argument { .. }), "{text:?}");
     }
-    assert!(matches!(
-        refuses(format!("L{}\n.", "9".repeat(1_000_000))),
-        PickleError::Argument { .. }
-    ));
+    assert!(matches!(refuses(format!("L{}\n.", "9".repeat(1_000_000))), PickleError::Argument { .. }));
 }
 
 #[test]
@@ -281,53 +219,21 @@ fn malformed_pickles_are_refused() {
     assert_eq!(refuses(&b"N"[..]), E::Truncated);
     assert_eq!(refuses(&b"N.N"[..]), E::Trailing(1));
     assert_eq!(refuses(&b"B\xff\xff\xff\xffabc."[..]), E::Truncated);
-    assert_eq!(
-        refuses(&b"\x8e\xff\xff\xff\xff\xff\xff\xff\xffabc."[..]),
-        E::Truncated
-    );
+    assert_eq!(refuses(&b"\x8e\xff\xff\xff\xff\xff\xff\xff\xffabc."[..]), E::Truncated);
     assert_eq!(refuses(&b"U\x05abc."[..]), E::Truncated);
     assert_eq!(refuses(&b"Iabc"[..]), E::Truncated);
-    for pickle in [
-        &b"."[..],
-        b"(.",
-        b"t.",
-        b"K\x01\x86.",
-        b"K\x01(\x85.",
-        b"K\x01K\x01s.",
-        b"](K\x01u.",
-        b"}(K\x01u.",
-    ] {
+    for pickle in [&b"."[..], b"(.", b"t.", b"K\x01\x86.", b"K\x01(\x85.", b"K\x01K\x01s.", b"](K\x01u.", b"}(K\x01u."]
+    {
         assert!(matches!(refuses(pickle), E::Stack { .. }), "{pickle:?}");
     }
-    for pickle in [
-        &b"h\x00."[..],
-        b"g5\n.",
-        b"(K\x01d.",
-        b"N}b.",
-        b"cm\nC\n)R}b}b.",
-        b"(o.",
-        b"]q\x000(K\x01eh\x00.",
-    ] {
+    for pickle in [&b"h\x00."[..], b"g5\n.", b"(K\x01d.", b"N}b.", b"cm\nC\n)R}b}b.", b"(o.", b"]q\x000(K\x01eh\x00."] {
         assert!(matches!(refuses(pickle), E::Stack { .. }), "{pickle:?}");
     }
-    for pickle in [
-        &b"\x8b\xff\xff\xff\xff."[..],
-        b"\x80\x06N.",
-        b"X\x01\0\0\0\xff.",
-        b"S'a\n.",
-        b"V\\u12\n.",
-        b"gx\n.",
-    ] {
+    for pickle in [&b"\x8b\xff\xff\xff\xff."[..], b"\x80\x06N.", b"X\x01\0\0\0\xff.", b"S'a\n.", b"V\\u12\n.", b"gx\n."]
+    {
         assert!(matches!(refuses(pickle), E::Argument { .. }), "{pickle:?}");
     }
-    for pickle in [
-        &b"Pabc\n."[..],
-        b"NQ.",
-        b"\x82\x01.",
-        b"\x97.",
-        b"\x92.",
-        b"\xff.",
-    ] {
+    for pickle in [&b"Pabc\n."[..], b"NQ.", b"\x82\x01.", b"\x97.", b"\x92.", b"\xff."] {
         assert!(matches!(refuses(pickle), E::Opcode { .. }), "{pickle:?}");
     }
 }
@@ -343,17 +249,12 @@ fn depth_is_limited() {
         assert_eq!(refuses(nested(depth)), PickleError::TooDeep);
     }
     assert_eq!(
-        refuses(Bytes::from(
-            [b"]".repeat(1_000_000), b"a".repeat(999_999), b".".to_vec()].concat()
-        )),
+        refuses(Bytes::from([b"]".repeat(1_000_000), b"a".repeat(999_999), b".".to_vec()].concat())),
         PickleError::TooDeep
     );
     // A list that holds itself, once and twice.
     assert_eq!(refuses(&b"]q\x00h\x00a."[..]), PickleError::TooDeep);
-    assert!(matches!(
-        refuses(&b"]q\x00(h\x00h\x00e."[..]),
-        PickleError::TooDeep | PickleError::TooMany
-    ));
+    assert!(matches!(refuses(&b"]q\x00(h\x00h\x00e."[..]), PickleError::TooDeep | PickleError::TooMany));
 }
 
 #[test]
@@ -375,72 +276,38 @@ fn the_memo_multiplies_little() {
     // As honest picklers use it.
     assert_eq!(
         reads(b"X\x03\0\0\0abcq\x00h\x00\x86q\x01h\x01\x86."),
-        Value::Tuple(vec![
-            Value::Tuple(vec![
-                Value::text("abc"),
-                Value::text("abc")
-            ]);
-            2
-        ])
+        Value::Tuple(vec![Value::Tuple(vec![Value::text("abc"), Value::text("abc")]); 2])
     );
 }
 
 #[test]
 fn rules_are_kept() {
-    let rules = Rules {
-        max_values: 10,
-        growth: 1,
-        global: |module, _| module == b"good",
-    };
+    let rules = Rules { max_values: 10, growth: 1, global: |module, _| module == b"good" };
     let read = |pickle: &[u8]| read_with(&Bytes::copy_from_slice(pickle), &rules);
-    assert_eq!(
-        read(&[b"(", &b"N".repeat(9)[..], b"t."].concat()).unwrap(),
-        Value::Tuple(vec![Value::None; 9])
-    );
-    assert_eq!(
-        read(&[b"(", &b"N".repeat(10)[..], b"t."].concat()),
-        Err(PickleError::TooMany)
-    );
-    assert_eq!(
-        read(&[b"(N", &b"2".repeat(20)[..], b"t."].concat()),
-        Err(PickleError::TooMany)
-    );
+    assert_eq!(read(&[b"(", &b"N".repeat(9)[..], b"t."].concat()).unwrap(), Value::Tuple(vec![Value::None; 9]));
+    assert_eq!(read(&[b"(", &b"N".repeat(10)[..], b"t."].concat()), Err(PickleError::TooMany));
+    assert_eq!(read(&[b"(N", &b"2".repeat(20)[..], b"t."].concat()), Err(PickleError::TooMany));
     assert!(read(b"cgood\nname\n.").is_ok());
-    assert_eq!(
-        read(b"cos\nsystem\n."),
-        Err(PickleError::Global("os.system".into()))
-    );
-    assert_eq!(
-        read(b"(ios\nsystem\n."),
-        Err(PickleError::Global("os.system".into()))
-    );
-    assert_eq!(
-        read(b"U\x02osU\x06system\x93."),
-        Err(PickleError::Global("os.system".into()))
-    );
+    assert_eq!(read(b"cos\nsystem\n."), Err(PickleError::Global("os.system".into())));
+    assert_eq!(read(b"(ios\nsystem\n."), Err(PickleError::Global("os.system".into())));
+    assert_eq!(read(b"U\x02osU\x06system\x93."), Err(PickleError::Global("os.system".into())));
 }
 
 #[test]
 fn a_key_given_twice_is_not_dumped() {
-    let dict =
-        |keys: Vec<Value>| Value::Dict(keys.into_iter().map(|key| (key, Value::None)).collect());
+    let dict = |keys: Vec<Value>| Value::Dict(keys.into_iter().map(|key| (key, Value::None)).collect());
     for twice in [
         vec![Value::text("a"), Value::text("a")],
         vec![Value::text("a"), native("a")],
         vec![Value::Int(1), Value::Bool(true)],
         vec![Value::Int(1), Value::Float(1.0)],
-        vec![
-            Value::Tuple(vec![Value::Int(1)]),
-            Value::Tuple(vec![Value::Bool(true)]),
-        ],
+        vec![Value::Tuple(vec![Value::Int(1)]), Value::Tuple(vec![Value::Bool(true)])],
     ] {
         assert_eq!(dumps(&dict(twice.clone())), None, "{twice:?}");
     }
-    for apart in [
-        vec![Value::text("a"), Value::bytes(b"a")],
-        vec![Value::Float(0.5)],
-        vec![Value::Int(1), Value::Int(2)],
-    ] {
+    for apart in
+        [vec![Value::text("a"), Value::bytes(b"a")], vec![Value::Float(0.5)], vec![Value::Int(1), Value::Int(2)]]
+    {
         assert!(dumps(&dict(apart.clone())).is_some(), "{apart:?}");
     }
 }
@@ -461,30 +328,10 @@ fn classes_of_records() {
         b"\x80\x04\x95\x1a\0\0\0\0\0\0\0\x8c\nmodule.sub\x94\x8c\x05Class\x94\x93\x94.}.",
         b"\x80\x05\x8c\nmodule.sub\x8c\x05Class\x93N\x86.}.",
     ] {
-        assert_eq!(
-            name(record).as_deref(),
-            Some("module.sub.Class"),
-            "{:?}",
-            record.escape_ascii().to_string()
-        );
+        assert_eq!(name(record).as_deref(), Some("module.sub.Class"), "{:?}", record.escape_ascii().to_string());
     }
-    assert_eq!(
-        name(b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N.").as_deref(),
-        Some("ZODB.blob.Blob")
-    );
-    for record in [
-        &b""[..],
-        b"\x80\x03",
-        b"N.}.",
-        b"C\x08\0\0\0\0\0\0\0\x01Q.}.",
-        b"cmodule",
-        b"c\xff\nClass\n.}.",
-    ] {
-        assert_eq!(
-            name(record),
-            None,
-            "{:?}",
-            record.escape_ascii().to_string()
-        );
+    assert_eq!(name(b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N.").as_deref(), Some("ZODB.blob.Blob"));
+    for record in [&b""[..], b"\x80\x03", b"N.}.", b"C\x08\0\0\0\0\0\0\0\x01Q.}.", b"cmodule", b"c\xff\nClass\n.}."] {
+        assert_eq!(name(record), None, "{:?}", record.escape_ascii().to_string());
     }
 }

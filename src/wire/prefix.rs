@@ -97,14 +97,8 @@ mod tests {
     ];
 
     fn prefix(path: &str) -> Prefix {
-        let path: Vec<_> = path
-            .split('/')
-            .map(|element| Bytes::copy_from_slice(element.as_bytes()))
-            .collect();
-        Prefix {
-            length: path.len(),
-            path,
-        }
+        let path: Vec<_> = path.split('/').map(|element| Bytes::copy_from_slice(element.as_bytes())).collect();
+        Prefix { length: path.len(), path }
     }
 
     #[test]
@@ -113,12 +107,9 @@ mod tests {
             let value = read(&Bytes::from_static(spelling)).unwrap();
             assert_eq!(value.as_prefix(), Some(prefix("/a b")));
         }
-        for other in [
-            &b"N."[..],
-            b"cos\npath\n)R}b.",
-            b"cZopeUndo.Prefix\nPrefix\n)R.",
-            b"(cZopeUndo.Prefix\nPrefix\no}b.",
-        ] {
+        for other in
+            [&b"N."[..], b"cos\npath\n)R}b.", b"cZopeUndo.Prefix\nPrefix\n)R.", b"(cZopeUndo.Prefix\nPrefix\no}b."]
+        {
             assert_eq!(read(&Bytes::from_static(other)).unwrap().as_prefix(), None);
         }
     }

@@ -28,17 +28,11 @@ fn dialect(letter: &str) -> Dialect {
     })
 }
 
-const DIALECTS: [Dialect; 2] = [
-    Dialect::five(Encoding::Pickle),
-    Dialect::five(Encoding::Msgpack),
-];
+const DIALECTS: [Dialect; 2] = [Dialect::five(Encoding::Pickle), Dialect::five(Encoding::Msgpack)];
 
 fn unhex(text: &str) -> Vec<u8> {
     assert!(text.len().is_multiple_of(2), "odd number of hex digits");
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -55,12 +49,7 @@ fn abridged(frame: &[u8]) -> String {
     if hex.len() <= 4000 {
         return hex;
     }
-    format!(
-        "{}..{}..{}",
-        &hex[..200],
-        frame.len(),
-        &hex[hex.len() - 200..]
-    )
+    format!("{}..{}..{}", &hex[..200], frame.len(), &hex[hex.len() - 200..])
 }
 
 fn of_oid(oid: Oid) -> Value {
@@ -72,44 +61,18 @@ fn of_tid(tid: Tid) -> Value {
 }
 
 fn fault(name: &str) -> Fault {
-    let collision = || Collision {
-        oid: OID,
-        class_name: None,
-        committed: TID,
-        read: OLD_TID,
-    };
-    let undo = || UndoRefusal {
-        oid: Some(OID),
-        reason: "not undoable".into(),
-    };
-    let bare_undo = || UndoRefusal {
-        oid: None,
-        reason: "too late".into(),
-    };
+    let collision = || Collision { oid: OID, class_name: None, committed: TID, read: OLD_TID };
+    let undo = || UndoRefusal { oid: Some(OID), reason: "not undoable".into() };
+    let bare_undo = || UndoRefusal { oid: None, reason: "too late".into() };
     match name {
         "pos-key" => Fault::PosKey(OID),
-        "no-blob-file" => Fault::NoBlobFile {
-            path: "/a/b".into(),
-            oid: OID,
-            serial: TID,
-        },
+        "no-blob-file" => Fault::NoBlobFile { path: "/a/b".into(), oid: OID, serial: TID },
         "conflict" => Fault::Conflict(collision()),
-        "conflict-class" => Fault::Conflict(Collision {
-            class_name: Some("module.name.Class".into()),
-            ..collision()
-        }),
+        "conflict-class" => Fault::Conflict(Collision { class_name: Some("module.name.Class".into()), ..collision() }),
         "read-conflict" => Fault::ReadConflict(collision()),
-        "btrees-conflict" => Fault::BTreesConflict {
-            p1: -1,
-            p2: 2,
-            p3: 300,
-            reason: 11,
-        },
+        "btrees-conflict" => Fault::BTreesConflict { p1: -1, p2: 2, p3: 300, reason: 11 },
         "read-only" => Fault::ReadOnly,
-        "wrong-transaction" => Fault::WrongTransaction {
-            current: Value::None,
-            given: Value::Int(139_862_373_246_928),
-        },
+        "wrong-transaction" => Fault::WrongTransaction { current: Value::None, given: Value::Int(139_862_373_246_928) },
         "storage-transaction" => Fault::StorageTransaction("Already voting (locked)".into()),
         "undo" => Fault::Undo(undo()),
         "undo-bare" => Fault::Undo(bare_undo()),
@@ -127,10 +90,7 @@ fn fault(name: &str) -> Fault {
         "assertion" => Fault::Assertion(None),
         "assertion-text" => Fault::Assertion(Some("no".into())),
         "not-implemented" => Fault::NotImplemented,
-        "os" => Fault::Os {
-            errno: 28,
-            message: "No space left on device".into(),
-        },
+        "os" => Fault::Os { errno: 28, message: "No space left on device".into() },
         "other" => Fault::Other("strange".into()),
         other => panic!("unknown fault in vector: {other}"),
     }
@@ -149,16 +109,7 @@ fn result(description: &str) -> Value {
     let sevens = || vec![Value::Int(7); length()];
     match kind {
         "int" => argument.parse().map_or_else(
-            |_| {
-                Value::from_le_bytes(
-                    &argument
-                        .parse::<i128>()
-                        .unwrap()
-                        .to_le_bytes()
-                        .to_vec()
-                        .into(),
-                )
-            },
+            |_| Value::from_le_bytes(&argument.parse::<i128>().unwrap().to_le_bytes().to_vec().into()),
             Value::Int,
         ),
         "float" => Value::Float(argument.parse().unwrap()),
@@ -166,11 +117,9 @@ fn result(description: &str) -> Value {
         "text" => Value::text(&"t".repeat(length())),
         "tuple" => Value::Tuple(sevens()),
         "list" => Value::List(sevens()),
-        "dict" => Value::Dict(
-            (0..i64::try_from(length()).unwrap())
-                .map(|key| (Value::Int(key), Value::Int(7)))
-                .collect(),
-        ),
+        "dict" => {
+            Value::Dict((0..i64::try_from(length()).unwrap()).map(|key| (Value::Int(key), Value::Int(7))).collect())
+        }
         other => panic!("unknown result in vector: {other}"),
     }
 }
@@ -179,34 +128,25 @@ fn result(description: &str) -> Value {
 fn frames_as_python_sends_them() {
     let mut count = 0;
     for line in MESSAGES.lines() {
-        let [letter, what, expected] = line.split(' ').collect::<Vec<_>>()[..] else {
-            panic!("vector: {line}")
-        };
+        let [letter, what, expected] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("vector: {line}") };
         let dialect = dialect(letter);
         let mut out = Vec::new();
         let five = Value::Int(5);
         let load_id = Value::Tuple(vec![of_oid(OID), of_tid(TID)]);
         match what.split_once(':') {
             Some(("fault", name)) => dialect.put_fault(&mut out, &five, &fault(name)),
-            Some(("reply", description)) => {
-                dialect.put_reply(&mut out, &five, &result(description))
-            }
+            Some(("reply", description)) => dialect.put_reply(&mut out, &five, &result(description)),
             Some(("call", "invalidateTransaction")) => dialect.put_call(
                 &mut out,
                 "invalidateTransaction",
-                &[
-                    of_tid(TID),
-                    Value::List(vec![of_oid(OID), of_oid(OTHER_OID)]),
-                ],
+                &[of_tid(TID), Value::List(vec![of_oid(OID), of_oid(OTHER_OID)])],
             ),
             Some(("call", "info")) => {
                 let info = [("length", 5), ("size", 1_234_567)];
                 let info = info.map(|(key, value)| (Value::text(key), Value::Int(value)));
                 dialect.put_call(&mut out, "info", &[Value::Dict(info.into())]);
             }
-            None if what == "load" => {
-                dialect.put_load_reply(&mut out, &load_id, b"data", OLD_TID, Some(TID))
-            }
+            None if what == "load" => dialect.put_load_reply(&mut out, &load_id, b"data", OLD_TID, Some(TID)),
             None if what == "load-current" => {
                 dialect.put_load_reply(&mut out, &load_id, &[b'd'; 300], OLD_TID, None);
             }
@@ -222,9 +162,7 @@ fn frames_as_python_sends_them() {
 fn extensions_as_python_writes_them() {
     let mut count = 0;
     for line in EXTENSIONS.lines() {
-        let [letter, body, expected] = line.split(' ').collect::<Vec<_>>()[..] else {
-            panic!("vector: {line}")
-        };
+        let [letter, body, expected] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("vector: {line}") };
         let dialect = dialect(letter);
         let request = dialect.decode(unhex(body).into()).unwrap();
         assert!(request.is_async && !request.is_keep_alive());
@@ -250,14 +188,10 @@ fn requests_are_written_back_as_they_came() {
 
 #[test]
 fn keep_alives_and_opaque_ids() {
-    let decode =
-        |dialect: Dialect, body: &'static [u8]| dialect.decode(Bytes::from_static(body)).unwrap();
+    let decode = |dialect: Dialect, body: &'static [u8]| dialect.decode(Bytes::from_static(body)).unwrap();
     let [pickle, msgpack] = DIALECTS;
     for keep_alive in [
-        decode(
-            pickle,
-            b"\x80\x03(J\xff\xff\xff\xffK\x00X\x06\0\0\0.replyNt.",
-        ),
+        decode(pickle, b"\x80\x03(J\xff\xff\xff\xffK\x00X\x06\0\0\0.replyNt."),
         decode(pickle, b"(J\xff\xff\xff\xffK\x00U\x06.replyNt."),
         decode(msgpack, b"\x94\xff\x00\xa6.reply\xc0"),
     ] {
@@ -265,42 +199,21 @@ fn keep_alives_and_opaque_ids() {
         assert_eq!(keep_alive.args, []);
     }
     // The oid and tid of a load; both encodings, and names as bytes from Python 2.
-    let load = decode(
-        pickle,
-        b"\x80\x03(C\x01oC\x01t\x86\x89X\x0a\0\0\0loadBeforeC\x01oC\x01t\x86t.",
-    );
+    let load = decode(pickle, b"\x80\x03(C\x01oC\x01t\x86\x89X\x0a\0\0\0loadBeforeC\x01oC\x01t\x86t.");
     let o_t = || vec![Value::bytes(b"o"), Value::bytes(b"t")];
-    let expected = Request {
-        id: Value::Tuple(o_t()),
-        is_async: false,
-        method: Bytes::from_static(b"loadBefore"),
-        args: o_t(),
-    };
+    let expected =
+        Request { id: Value::Tuple(o_t()), is_async: false, method: Bytes::from_static(b"loadBefore"), args: o_t() };
     assert_eq!(load, expected);
-    assert_eq!(
-        decode(
-            msgpack,
-            b"\x94\x92\xc4\x01o\xc4\x01t\xc2\xc4\x0aloadBefore\x92\xc4\x01o\xc4\x01t"
-        ),
-        expected
-    );
+    assert_eq!(decode(msgpack, b"\x94\x92\xc4\x01o\xc4\x01t\xc2\xc4\x0aloadBefore\x92\xc4\x01o\xc4\x01t"), expected);
 }
 
 #[test]
 fn what_is_no_request_is_refused() {
     let [pickle, msgpack] = DIALECTS;
-    for body in [
-        &b"N."[..],
-        b")\x85.",
-        b"(K\x01K\x00X\x01\0\0\0aNt.",
-        b"(K\x01NX\x01\0\0\0a)t.",
-        b"(K\x01K\x00K\x00)t.",
-    ] {
-        assert_eq!(
-            pickle.decode(Bytes::from_static(body)),
-            Err(MessageError::Shape),
-            "{body:?}"
-        );
+    for body in
+        [&b"N."[..], b")\x85.", b"(K\x01K\x00X\x01\0\0\0aNt.", b"(K\x01NX\x01\0\0\0a)t.", b"(K\x01K\x00K\x00)t."]
+    {
+        assert_eq!(pickle.decode(Bytes::from_static(body)), Err(MessageError::Shape), "{body:?}");
     }
     for body in [
         &b"\xc0"[..],
@@ -309,89 +222,35 @@ fn what_is_no_request_is_refused() {
         b"\x94\x01\xc0\xa1a\x90",
         b"\x94\x01\x00\x05\x90",
     ] {
-        assert_eq!(
-            msgpack.decode(Bytes::from_static(body)),
-            Err(MessageError::Shape),
-            "{body:?}"
-        );
+        assert_eq!(msgpack.decode(Bytes::from_static(body)), Err(MessageError::Shape), "{body:?}");
     }
     // No names but those that honest clients use for data, though the original takes all builtins.
-    for global in [
-        "os\nsystem",
-        "builtins\neval",
-        "__builtin__\ngetattr",
-        "copy_reg\n__newobj__",
-        "ZODB.POSException\n_recon",
-    ] {
+    for global in
+        ["os\nsystem", "builtins\neval", "__builtin__\ngetattr", "copy_reg\n__newobj__", "ZODB.POSException\n_recon"]
+    {
         let body = format!("(K\x01K\x00X\x01\0\0\0ac{global}\n\u{5}t.");
-        assert!(
-            matches!(
-                pickle.decode(body.into()),
-                Err(MessageError::Pickle(PickleError::Global(_)))
-            ),
-            "{global}"
-        );
+        assert!(matches!(pickle.decode(body.into()), Err(MessageError::Pickle(PickleError::Global(_)))), "{global}");
     }
-    for body in [
-        &b""[..],
-        b"\x94\x01",
-        b"\xdd\xff\xff\xff\xff\x01",
-        b"\xdf\xff\xff\xff\xff",
-        b"\xc6\xff\xff\xff\xff",
-    ] {
-        assert!(
-            matches!(
-                msgpack.decode(Bytes::from_static(body)),
-                Err(MessageError::Msgpack(_))
-            ),
-            "{body:?}"
-        );
+    for body in [&b""[..], b"\x94\x01", b"\xdd\xff\xff\xff\xff\x01", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"] {
+        assert!(matches!(msgpack.decode(Bytes::from_static(body)), Err(MessageError::Msgpack(_))), "{body:?}");
     }
-    for body in [
-        &b"\xc1"[..],
-        b"\xd4\x01\x01",
-        b"\xc7\x00\x01",
-        b"\xa1\xff",
-        b"\x81\x01\x01",
-        b"\xc0\xc0",
-    ] {
-        assert!(
-            matches!(
-                msgpack.decode(Bytes::from_static(body)),
-                Err(MessageError::Msgpack(_))
-            ),
-            "{body:?}"
-        );
+    for body in [&b"\xc1"[..], b"\xd4\x01\x01", b"\xc7\x00\x01", b"\xa1\xff", b"\x81\x01\x01", b"\xc0\xc0"] {
+        assert!(matches!(msgpack.decode(Bytes::from_static(body)), Err(MessageError::Msgpack(_))), "{body:?}");
     }
 }
 
 #[test]
 fn size_and_depth_of_messages_are_limited() {
     let [pickle, msgpack] = DIALECTS;
-    for body in [
-        b"N".repeat(300_000),
-        [b"(N".to_vec(), b"2".repeat(300_000)].concat(),
-    ] {
-        assert_eq!(
-            pickle.decode(body.into()),
-            Err(MessageError::Pickle(PickleError::TooMany))
-        );
+    for body in [b"N".repeat(300_000), [b"(N".to_vec(), b"2".repeat(300_000)].concat()] {
+        assert_eq!(pickle.decode(body.into()), Err(MessageError::Pickle(PickleError::TooMany)));
     }
     let deep = [b")".to_vec(), b"\x85".repeat(1000), b".".to_vec()].concat();
-    assert_eq!(
-        pickle.decode(deep.into()),
-        Err(MessageError::Pickle(PickleError::TooDeep))
-    );
+    assert_eq!(pickle.decode(deep.into()), Err(MessageError::Pickle(PickleError::TooDeep)));
     let wide = [b"\xdd\xff\xff\xff\xff".to_vec(), b"\xc0".repeat(300_000)].concat();
-    assert_eq!(
-        msgpack.decode(wide.into()),
-        Err(MessageError::Msgpack(MsgpackError::TooMany))
-    );
+    assert_eq!(msgpack.decode(wide.into()), Err(MessageError::Msgpack(MsgpackError::TooMany)));
     for deep in [b"\x91".repeat(1_000_000), b"\x81\xa0".repeat(1_000_000)] {
-        assert_eq!(
-            msgpack.decode(deep.into()),
-            Err(MessageError::Msgpack(MsgpackError::TooDeep))
-        );
+        assert_eq!(msgpack.decode(deep.into()), Err(MessageError::Msgpack(MsgpackError::TooDeep)));
     }
 }
 
@@ -408,25 +267,16 @@ fn what_cannot_be_encoded_becomes_an_error() {
     ] {
         let (mut got, mut expected) = (b"before".to_vec(), b"before".to_vec());
         msgpack.put_reply(&mut got, &id, &result);
-        msgpack.put_fault(
-            &mut expected,
-            &id,
-            &Fault::Value("Couldn't pickle response".into()),
-        );
+        msgpack.put_fault(&mut expected, &id, &Fault::Value("Couldn't pickle response".into()));
         assert_eq!(got, expected);
         let mut out = Vec::new();
         pickle.put_reply(&mut out, &id, &result);
-        assert!(
-            !contains(&out, b"ValueError"),
-            "pickles can express {result:?}"
-        );
+        assert!(!contains(&out, b"ValueError"), "pickles can express {result:?}");
     }
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack
-        .windows(needle.len())
-        .any(|window| window == needle)
+    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 #[test]
@@ -453,27 +303,12 @@ fn frames_are_cut_from_the_stream() {
 fn long_frames_are_refused_before_they_arrive() {
     let take = |length: u32, limit| frame::take(&mut length.to_be_bytes()[..].into(), limit);
     assert_eq!(take(5, 5), Ok(None));
-    assert_eq!(
-        take(6, 5),
-        Err(FrameError::TooLong {
-            length: 6,
-            limit: 5
-        })
-    );
+    assert_eq!(take(6, 5), Err(FrameError::TooLong { length: 6, limit: 5 }));
     // The mark of an old client's message code is no length.
-    assert_eq!(
-        take(0x8000_0005, frame::LIMIT),
-        Err(FrameError::TooLong {
-            length: 0x8000_0005,
-            limit: 1 << 30
-        })
-    );
+    assert_eq!(take(0x8000_0005, frame::LIMIT), Err(FrameError::TooLong { length: 0x8000_0005, limit: 1 << 30 }));
     let mut buffer = BytesMut::from(&0x3fff_ffff_u32.to_be_bytes()[..]);
     assert_eq!(frame::take(&mut buffer, frame::LIMIT), Ok(None));
-    assert!(
-        buffer.capacity() < 1024,
-        "room was made for bytes that have not come"
-    );
+    assert!(buffer.capacity() < 1024, "room was made for bytes that have not come");
 }
 
 #[test]
@@ -484,37 +319,23 @@ fn integers_of_msgpack() {
         (b"\xcc\xff", Value::Int(255)),
         (b"\xcd\xff\xff", Value::Int(65535)),
         (b"\xce\xff\xff\xff\xff", Value::Int(0xffff_ffff)),
-        (
-            b"\xcf\x7f\xff\xff\xff\xff\xff\xff\xff",
-            Value::Int(i64::MAX),
-        ),
+        (b"\xcf\x7f\xff\xff\xff\xff\xff\xff\xff", Value::Int(i64::MAX)),
         (b"\xd0\x80", Value::Int(-128)),
         (b"\xd1\x80\x00", Value::Int(-32768)),
         (b"\xd2\x80\x00\x00\x00", Value::Int(i32::MIN.into())),
-        (
-            b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00",
-            Value::Int(i64::MIN),
-        ),
+        (b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00", Value::Int(i64::MIN)),
         (b"\xca\x3f\xc0\x00\x00", Value::Float(1.5)),
     ] {
         let body = [b"\x94\x01\x00\xa1a\x91", packed].concat();
-        assert_eq!(
-            DIALECTS[1].decode(body.into()).unwrap().args,
-            [expected],
-            "{packed:?}"
-        );
+        assert_eq!(DIALECTS[1].decode(body.into()).unwrap().args, [expected], "{packed:?}");
     }
 }
 
 /// What msgpack gives back of a value: arrays are tuples, and keys are text or bytes.
 fn packable(value: Value) -> Value {
     match value {
-        Value::BigInt(_) => {
-            Value::from_le_bytes(&Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 0x80, 0]))
-        }
-        Value::Tuple(items) | Value::List(items) => {
-            Value::Tuple(items.into_iter().map(packable).collect())
-        }
+        Value::BigInt(_) => Value::from_le_bytes(&Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 0x80, 0])),
+        Value::Tuple(items) | Value::List(items) => Value::Tuple(items.into_iter().map(packable).collect()),
         Value::Dict(pairs) => Value::Dict(
             pairs
                 .into_iter()

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use super::args::Args;
-use crate::ids::{Oid, Tid};
 use crate::blather;
+use crate::ids::{Oid, Tid};
 use crate::pickle::{self, Value};
 use crate::server::commit_lock::CommitTurn;
 use crate::server::fault::{from_replay, from_storage, temporary_file};
