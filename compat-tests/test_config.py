@@ -49,7 +49,7 @@ def _environment(**extra: str) -> dict[str, str]:
     return kept | extra
 
 
-@pytest.mark.parametrize("case", _cases())
+@pytest.mark.parametrize("case", list(_cases()))
 def test_configuration(case: dict, tmp_path: Path) -> None:
     conf = tmp_path / "zeo.conf"
 
