@@ -36,6 +36,9 @@ const LOGGER: &str = "ZEO.runzeo";
 const RESTART: u8 = 1;
 const MISTAKE: u8 = 2;
 
+/// How long threads may still run when the server has stopped.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
+
 /// Why the server cannot start. Starting it again may help.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
@@ -108,15 +111,19 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
     let storages = open_storages(&options.storages)?;
     let reopen = options.event_log.is_some().then_some(log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let _context = runtime.enter();
-    let signals = Signals::install()?;
-    let server = Server::bind(server_options(&options.server, storages))?;
+    let (signals, server) = {
+        let _context = runtime.enter();
+        // In this order, so that whoever sees the server listen may send signals.
+        (Signals::install()?, Server::bind(server_options(&options.server, storages))?)
+    };
     let code = if action == Action::Test {
         say("testing exit immediately\n");
         runtime.block_on(server.run(async { 0 }))
     } else {
         runtime.block_on(server.run(signals.wait_for_stop(reopen)))
     };
+    // The server has waited for what matters. A call that hangs in a dead disk must not keep the process.
+    runtime.shutdown_timeout(SHUTDOWN_TIME);
     Ok(code)
 }
 
