@@ -133,7 +133,7 @@ fn warn_of_environment() {
     }
     if let Some(protocol) = std::env::var_os("ZEO_SERVER_PROTOCOL").filter(|value| !value.is_empty() && value != "5") {
         let protocol = protocol.to_string_lossy();
-        warn!(target: LOGGER, "ZEO_SERVER_PROTOCOL={protocol} has no effect: clients of all protocols are served");
+        warn!(target: LOGGER, "ZEO_SERVER_PROTOCOL={protocol} has no effect on this server");
     }
 }
 
