@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::config::{ServerSettings, SocketAddress, StorageSettings};
 use crate::critical;
 use crate::literals::repr;
-use crate::logging::{Log, LogError};
+use crate::logging::{EventLogSettings, Log, LogError};
 use crate::server::{Address, Server, ServerOptions, StartError};
 use crate::storage::file::{FileStorage, Options as FileStorageOptions};
 use crate::storage::mapping::MappingStorage;
@@ -32,9 +32,15 @@ use pid_file::PidFile;
 /// The logger of this command.
 const LOGGER: &str = "ZEO.runzeo";
 
+/// Open storages by name.
+type NamedStorages = Vec<(String, Arc<dyn Storage>)>;
+
 /// Exit codes, which tell a daemon manager whether to start the server again: 0 and 2 say no.
 const RESTART: u8 = 1;
 const MISTAKE: u8 = 2;
+
+/// How long threads may still run when the server has stopped.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
 
 /// Why the server cannot start. Starting it again may help.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +101,7 @@ fn run(options: Options, action: Action, program: &str) -> ExitCode {
 /// Serves until a signal comes, and returns the exit code that it asks for.
 fn serve(options: Options, action: Action) -> Result<u8, RunError> {
     let pid = std::process::id();
-    let log = Log::open(options.event_log.as_ref().unwrap_or(&Default::default()))?;
+    let log = Log::open(options.event_log.as_ref().unwrap_or(&EventLogSettings::default()))?;
     log.install()?;
     for warning in &options.warnings {
         warn!(target: LOGGER, "({pid}) {warning}");
@@ -108,15 +114,19 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
     let storages = open_storages(&options.storages)?;
     let reopen = options.event_log.is_some().then_some(log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let _context = runtime.enter();
-    let signals = Signals::install()?;
-    let server = Server::bind(server_options(&options.server, storages))?;
+    let (signals, server) = {
+        let _context = runtime.enter();
+        // In this order, so that whoever sees the server listen may send signals.
+        (Signals::install()?, Server::bind(server_options(&options.server, storages))?)
+    };
     let code = if action == Action::Test {
         say("testing exit immediately\n");
         runtime.block_on(server.run(async { 0 }))
     } else {
         runtime.block_on(server.run(signals.wait_for_stop(reopen)))
     };
+    // The server has waited for what matters. A call that hangs in a dead disk must not keep the process.
+    runtime.shutdown_timeout(SHUTDOWN_TIME);
     Ok(code)
 }
 
@@ -126,7 +136,7 @@ fn warn_of_environment() {
     }
     if let Some(protocol) = std::env::var_os("ZEO_SERVER_PROTOCOL").filter(|value| !value.is_empty() && value != "5") {
         let protocol = protocol.to_string_lossy();
-        warn!(target: LOGGER, "ZEO_SERVER_PROTOCOL={protocol} has no effect: clients of all protocols are served");
+        warn!(target: LOGGER, "ZEO_SERVER_PROTOCOL={protocol} has no effect on this server");
     }
 }
 
@@ -155,8 +165,8 @@ fn pid_file_path(server: &ServerSettings) -> Option<PathBuf> {
     server.pid_file.clone().filter(|path| !path.as_os_str().is_empty()).or_else(in_instance)
 }
 
-fn open_storages(settings: &[(String, StorageSettings)]) -> Result<Vec<(String, Arc<dyn Storage>)>, RunError> {
-    let mut opened: Vec<(String, Arc<dyn Storage>)> = Vec::with_capacity(settings.len());
+fn open_storages(settings: &[(String, StorageSettings)]) -> Result<NamedStorages, RunError> {
+    let mut opened: NamedStorages = Vec::with_capacity(settings.len());
     for (name, settings) in settings {
         match open_storage(name, settings) {
             Ok(storage) => opened.push((name.clone(), storage)),
@@ -192,7 +202,7 @@ fn open_storage(name: &str, settings: &StorageSettings) -> Result<Arc<dyn Storag
     })
 }
 
-fn server_options(server: &ServerSettings, storages: Vec<(String, Arc<dyn Storage>)>) -> ServerOptions {
+fn server_options(server: &ServerSettings, storages: NamedStorages) -> ServerOptions {
     let address = match &server.address {
         SocketAddress::Tcp(host, port) => Address::Tcp { host: host.clone(), port: port.unwrap_or(0) },
         SocketAddress::Unix(path) => Address::Unix(path.clone()),

@@ -1,4 +1,4 @@
-//! `zeo.conf` in the language of ZConfig, as the original reads it.
+//! `zeo.conf` in the language of `ZConfig`, as the original reads it.
 //!
 //! A file passes through layers: [`grammar`] takes a line apart; [`reader`] follows includes, defines
 //! and imports and puts lines into [`section`]s, which check them against the [`schema`]; [`settings`]

@@ -43,10 +43,8 @@ impl<T> Section<T> {
 
     /// The empty inner section that `<kind name>` starts. The error is the original's words.
     pub fn child(&mut self, kind: &'static SectionType, name: Option<String>) -> Result<Self, String> {
-        if let Some(name) = &name {
-            if self.kind.keys.iter().any(|key| key.name == name) {
-                return Err(format!("section name {name} already in use for key"));
-            }
+        if let Some(key) = self.kind.keys.iter().find(|key| Some(key.name) == name.as_deref()) {
+            return Err(format!("section name {} already in use for key", key.name));
         }
         let slot = self.slot_of(kind, name.as_deref())?;
         if let Some(name) = name.as_deref().filter(|name| matches!(*name, "*" | "+")) {
@@ -65,10 +63,10 @@ impl<T> Section<T> {
     /// Adds an inner section that is complete. The error is the original's words.
     pub fn add_child(&mut self, kind: &SectionType, name: Option<String>, content: T) -> Result<(), String> {
         let slot = self.slot_of(kind, name.as_deref())?;
-        if let Some(name) = &name {
-            if self.children.iter().any(|child| child.name.as_ref() == Some(name)) {
-                return Err(format!("section names must not be re-used within the same container:{}", repr(name)));
-            }
+        if let Some(name) = &name
+            && self.children.iter().any(|child| child.name.as_ref() == Some(name))
+        {
+            return Err(format!("section names must not be re-used within the same container:{}", repr(name)));
         }
         if !slot.many && self.children.iter().any(|child| std::ptr::eq(child.slot, slot)) {
             return Err(format!("too many instances of {} section", repr(slot.accepts)));

@@ -73,6 +73,7 @@ pub enum StorageSettings {
 
 /// `<filestorage>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the section has four keys that are yes or no")]
 pub struct FileStorageSettings {
     /// The data file.
     pub path: PathBuf,

@@ -1,6 +1,7 @@
 //! Where configuration text comes from: paths and `file:` URLs, how one refers to the next, and
 //! reading them. Nothing is ever fetched over a network.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -114,7 +115,8 @@ fn quote(path: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'.' | b'-' | b'~') {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            // Writing into a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

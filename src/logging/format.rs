@@ -288,12 +288,11 @@ fn template(text: &str, safe: bool) -> Result<Vec<Piece>, String> {
             rest = after;
             continue;
         }
-        let (name, following) = match after.strip_prefix('{') {
-            Some(braced) => braced.split_once('}').unwrap_or(("", after)),
-            None => {
-                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len()))
-            }
+        let (name, following) = if let Some(braced) = after.strip_prefix('{') {
+            braced.split_once('}').unwrap_or(("", after))
+        } else {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len()))
         };
         let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         match if starts { field(name) } else { Err("Invalid placeholder in string".to_owned()) } {
@@ -368,10 +367,7 @@ impl Spec {
             (_, Value::Integer(number)) => return self.number(*number),
             (_, Value::Float(number)) => return self.float_or_integer(*number),
         };
-        let text = match self.precision {
-            Some(precision) => text.chars().take(precision).collect(),
-            None => text,
-        };
+        let text = if let Some(precision) = self.precision { text.chars().take(precision).collect() } else { text };
         (String::new(), text)
     }
 

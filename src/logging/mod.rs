@@ -85,10 +85,10 @@ pub enum LogError {
 
 /// The log of the process.
 #[derive(Clone, Debug)]
-pub struct Log(Arc<Handlers>);
+pub struct Log(Arc<Shared>);
 
 #[derive(Debug)]
-struct Handlers {
+struct Shared {
     level: Level,
     handlers: Mutex<Vec<Handler>>,
     /// Whether the last line could not be written, which is told only once.
@@ -113,7 +113,7 @@ impl Log {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new(Handlers {
+        Ok(Self(Arc::new(Shared {
             level: settings.level,
             handlers: Mutex::new(handlers),
             failing: AtomicBool::new(false),

@@ -19,9 +19,10 @@ impl PidFile {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => fs::write(&path, format!("{pid}\n")),
         };
-        match written {
-            Ok(()) => info!(target: "ZEO.runzeo", "({pid}) created PID file '{}'", path.display()),
-            Err(_) => error!(target: "ZEO.runzeo", "PID file '{}' cannot be opened", path.display()),
+        if written.is_ok() {
+            info!(target: "ZEO.runzeo", "({pid}) created PID file '{}'", path.display());
+        } else {
+            error!(target: "ZEO.runzeo", "PID file '{}' cannot be opened", path.display());
         }
         Self(path)
     }
