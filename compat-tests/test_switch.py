@@ -79,9 +79,9 @@ def test_the_index_is_what_python_would_write(make_server, examiner):
     assert index.read_bytes() == written
 
 
-def test_a_database_is_copied_through_the_server(make_server, examiner, encoding):
+def test_a_database_is_copied_through_the_server(make_server, examiner):
     """copyTransactionsFrom: every transaction with its tid, status, metadata and back pointers."""
-    source, target = make_server(subject="runzeo"), make_server(msgpack=encoding == "msgpack")
+    source, target = make_server(subject="runzeo"), make_server()
     played(source)
     source.stop()
     examiner.do("open_storage", target.address)
