@@ -42,7 +42,7 @@ def test_help(tmp_path):
         (("-a", "127.0.0.1:99999", "-f", "x.fs"), "99999 is above upper bound (65535)"),
         (("-t", "soon", "-a", "127.0.0.1:1", "-f", "x.fs"), "invalid value for -t 'soon'"),
         (("-C", "missing.conf"), "missing.conf"),
-        (("-X", "zeo/read-only=true", "-a", "127.0.0.1:1", "-f", "x.fs"), "cannot be used without a configuration file"),
+        (("-X", "zeo/read-only=true", "-a", "127.0.0.1:1", "-f", "x.fs"), "cannot be used without a configuration"),
     ],
 )
 def test_wrong_usage(tmp_path, args, text):

@@ -149,8 +149,9 @@ def test_malformed_metadata(make_server, name):
     server.log.allow(".")
     client, attacker = registered(server.address), registered(server.address)
     tid = client.commit((p64(1), Z64, b"data"))
+    user, description, extension = BAD_BEGINS[name]
     try:
-        attacker.commit((p64(2), Z64, b"data"), **dict(zip(("user", "description", "extension"), BAD_BEGINS[name], strict=True)))
+        attacker.commit((p64(2), Z64, b"data"), user=user, description=description, extension=extension)
     except (Fault, Closed, ConnectionError):
         pass
     attacker.close()
