@@ -141,3 +141,7 @@ def undo_last(client):
 
 def last_transaction(client):
     return client.storage.lastTransaction()
+
+
+def length(client, name):
+    return client.objects[name][0].root()["length"]()

@@ -60,6 +60,15 @@ def dump(client, path):
     return result
 
 
+def copy_from(client, path):
+    """Copies a whole file into the server, as a move to another storage does."""
+    source = FileStorage(path, read_only=True)
+    try:
+        client.storage.copyTransactionsFrom(source)
+    finally:
+        source.close()
+
+
 def run_fstest(client, path):
     """Raises where the file is not as it must be."""
     fstest.check(path)

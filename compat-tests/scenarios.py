@@ -44,15 +44,6 @@ def store(client, name, oid, serial, data):
     client.storage.store(oid, serial, data, "", client.transactions[name])
 
 
-def restore(client, name, oid, serial, data, prev_txn):
-    client.storage.restore(oid, serial, data, "", prev_txn, client.transactions[name])
-
-
-def in_txn(client, name, method, *args):
-    """A storage method that takes the transaction as its last argument."""
-    return getattr(client.storage, method)(*args, client.transactions[name])
-
-
 def finish(client, name):
     client.storage.tpc_vote(client.transactions[name])
     return client.storage.tpc_finish(client.transactions.pop(name))
@@ -68,20 +59,6 @@ def commit(client, *stores, **metadata):
     try:
         for oid, serial, data in stores:
             store(client, "commit", oid, serial, data)
-        return finish(client, "commit")
-    except BaseException:
-        abort(client, "commit")
-        raise
-
-
-def read_current(client, oid, serial, *stores):
-    """One transaction that relies on `oid` being at `serial`."""
-    begin(client, "commit")
-    txn = client.transactions["commit"]
-    try:
-        client.storage.checkCurrentSerialInTransaction(oid, serial, txn)
-        for each_oid, each_serial, data in stores:
-            store(client, "commit", each_oid, each_serial, data)
         return finish(client, "commit")
     except BaseException:
         abort(client, "commit")

@@ -10,7 +10,13 @@ _HEADER = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d (?P<level>[A-Z]+) (?P<log
 _ALARMING = re.compile(r"Traceback \(most recent call last\)|panicked at")
 _SERIOUS = {"WARN", "WARNING", "ERROR", "CRITICAL"}
 
-# What Python's server says in the normal course of things.
+# What both say in the normal course of things.
+_NOISE = [
+    # An index that covers less than 100 bytes is never used: killed in its first life, or hardly anything written.
+    r"Ignoring index for",
+]
+
+# What Python's server alone says.
 _PYTHON_NOISE = [
     # Its loop waits one second for asyncio to close the listener, and with uvloop and open clients it never does.
     r"Timed out closing asyncio.Server",
@@ -20,8 +26,6 @@ _PYTHON_NOISE = [
     r"Disconnected (ConnectionResetError|BrokenPipeError)",
     # A connection that it closed itself stays registered, and is sent invalidations.
     r"the handler is closed",
-    # An index that covers less than 100 bytes is never used: killed in its first life, or hardly anything written.
-    r"Ignoring index for",
 ]
 
 
@@ -40,12 +44,16 @@ class Record:
 class ServerLog:
     """The log file of one server over all its starts."""
 
-    def __init__(self, path: Path, subject: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._noise = [re.compile(p) for p in _PYTHON_NOISE] if subject == "runzeo" else []
+        self._noise = [re.compile(p) for p in _NOISE]
         self._scanned = 0
         self._expected: list[re.Pattern[str]] = []
         self._allowed: list[re.Pattern[str]] = []
+
+    def python_writes(self) -> None:
+        """From here on Python's server writes here too."""
+        self._noise += [re.compile(p) for p in _PYTHON_NOISE]
 
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0

@@ -114,7 +114,7 @@ class Server:
         # Paths of Unix sockets are limited to about 100 bytes: pytest's own directories are too deep.
         self._socket_dir = tempfile.TemporaryDirectory(prefix="zc-") if unix else None
         self.address: Address = f"{self._socket_dir.name}/s" if self._socket_dir else ("127.0.0.1", free_port())
-        self.log = ServerLog(directory / "zeo.log", subject)
+        self.log = ServerLog(directory / "zeo.log")
         self.process: subprocess.Popen | None = None
 
     @property
@@ -136,6 +136,8 @@ class Server:
     def start(self) -> Server:
         """Starts the process and returns when it accepts connections."""
         assert self.process is None, "already running"
+        if self.subject == "runzeo":
+            self.log.python_writes()
         conf = self.directory / "zeo.conf"
         for _ in range(5):
             conf.write_text(self.conf())

@@ -145,7 +145,7 @@ def test_counter_conflicts_are_resolved(server, clients):
     else:
         app(second, "commit", "c")
         app(second, "begin", "c")
-        assert app(second, "read", "c", "length")() == 20
+        assert app(second, "length", "c") == 20
 
 
 def test_savepoints(server, clients):

@@ -202,8 +202,10 @@ def test_index_older_than_the_file(stopped, raw):
     data = server.data_fs.read_bytes()
     index = server.directory / "Data.fs.index"
     index.write_bytes(index_in_generation("python 3", positions(data[: ends[1]]), ends[1]))
+    mark = server.log.size()
     server.start()
     serves(server, raw, tids)
+    assert "Ignoring index" not in server.log.text(mark)
 
 
 def test_clock_that_was_ahead(make_server, raw):

@@ -3,7 +3,7 @@
 import pytest
 
 from hostile import CLOSED, ERROR, outcome, unharmed
-from ledger import differs, skip_where_differs
+from ledger import skip_where_differs
 from rawzeo import MAXTID, Z64, Closed, Fault, p64, record, registered
 
 # A good call of each method. Transactions have id 5.
@@ -57,7 +57,7 @@ def test_wrong_number_of_arguments(server, method):
         with unharmed(server) as attacker:
             got = attempt(attacker, method, args)
             # Some arguments have a default.
-            if args != good[:-1] or method not in ("history", "tpc_begin"):
+            if args != good[:-1] or method not in ("history", "tpc_begin", "undoInfo"):
                 assert got in (ERROR, CLOSED)
 
 
@@ -104,7 +104,8 @@ BAD_STORES = {
 
 @pytest.mark.parametrize("name", BAD_STORES)
 def test_malformed_stores_leave_the_file_whole(make_server, name):
-    """Refused at the latest by the vote; then and after a restart everything is as it was."""
+    """Most are refused; whatever is, everything else is as it was, after a restart too."""
+    skip_where_differs("malformed-stores-are-written")
     server = make_server()
     server.log.allow(".")
     client = registered(server.address)
@@ -117,10 +118,9 @@ def test_malformed_stores_leave_the_file_whole(make_server, name):
     except (Fault, Closed, ConnectionError):
         pass
     else:
-        assert differs("malformed-stores-are-written"), "the transaction was committed"
-        return
+        # Text and bytes are one to Python 2, and so they may be to the server.
+        assert name in ("text oid", "text as data")
     attacker.close()
-    skip_where_differs("malformed-stores-are-written")
     newer = client.commit((p64(1), tid, record("more precious")))
     for _ in range(2):
         assert client.call("loadBefore", p64(1), MAXTID) == (record("more precious"), newer, None)
@@ -149,8 +149,9 @@ def test_malformed_metadata(make_server, name):
     server.log.allow(".")
     client, attacker = registered(server.address), registered(server.address)
     tid = client.commit((p64(1), Z64, b"data"))
+    user, description, extension = BAD_BEGINS[name]
     try:
-        attacker.commit((p64(2), Z64, b"data"), **dict(zip(("user", "description", "extension"), BAD_BEGINS[name], strict=True)))
+        attacker.commit((p64(2), Z64, b"data"), user=user, description=description, extension=extension)
     except (Fault, Closed, ConnectionError):
         pass
     attacker.close()

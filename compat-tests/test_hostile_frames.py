@@ -23,7 +23,12 @@ def test_absurd_length(server, length, registered_before):
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00" * 3, b"\xff" * 4096],
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x00" * 3,
+        b"\xff" * 4096,
+    ],
     ids=["http", "tls", "three zeros", "ones"],
 )
 def test_another_protocol(server, data):

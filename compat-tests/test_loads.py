@@ -55,7 +55,12 @@ def test_load_serial_and_get_tid(three):
 
 @pytest.mark.parametrize(
     ("method", "args"),
-    [("loadBefore", (UNKNOWN, MAXTID)), ("getTid", (UNKNOWN,)), ("loadSerial", (UNKNOWN, p64(1))), ("history", (UNKNOWN,))],
+    [
+        ("loadBefore", (UNKNOWN, MAXTID)),
+        ("getTid", (UNKNOWN,)),
+        ("loadSerial", (UNKNOWN, p64(1))),
+        ("history", (UNKNOWN,)),
+    ],
 )
 def test_unknown_object(server, raw, method, args):
     with pytest.raises(Fault) as fault:

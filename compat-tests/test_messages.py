@@ -64,7 +64,9 @@ def test_replies_to_pipelined_calls_come_in_order(server, raw):
     assert [client.receive().msgid for _ in range(50)] == list(range(10, 60))
 
 
-@pytest.mark.parametrize("name", ["nope", "_check_tid", "storage", "__class__", "close", "notify_disconnected", ".reply", ""])
+@pytest.mark.parametrize(
+    "name", ["nope", "_check_tid", "storage", "__class__", "close", "notify_disconnected", ".reply", ""]
+)
 def test_unknown_method_closes(make_server, raw, name):
     server = make_server()
     server.log.expect("invalid method")
