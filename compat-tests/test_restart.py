@@ -1,10 +1,13 @@
 """What outlives the process: everything acknowledged, and every oid handed out."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from clients import RemoteError
 from ledger import differs
-from rawzeo import MAXTID, Z64, Fault, p64, u64
+from rawzeo import MAXTID, Z64, Closed, Fault, p64, registered, u64
 from subject import wait_until
 
 WAYS = pytest.mark.parametrize("kill", [False, True], ids=["stop", "kill"])
@@ -24,6 +27,38 @@ def test_commits_are_there(make_server, raw, kill):
     last = expected[p64(29)][1]
     assert client.call("lastTransaction") == last
     assert client.commit((p64(1), expected[p64(1)][1], b"more")) > last
+
+
+def commit_until_killed(server, oid: bytes, acknowledged: list[bytes]) -> None:
+    client = registered(server.address)
+    serial = Z64
+    with contextlib.suppress(Closed, ConnectionError):
+        while True:
+            serial = client.commit((oid, serial, b"after " + serial))
+            acknowledged.append(serial)
+    client.close()
+
+
+def test_acknowledged_commits_survive_a_kill(make_server, raw):
+    """Killed under load: what any client was told is committed is there, complete and in order."""
+    server = make_server()
+    acknowledged: dict[bytes, list[bytes]] = {p64(n): [] for n in range(1, 5)}
+    with ThreadPoolExecutor(len(acknowledged)) as pool:
+        running = [pool.submit(commit_until_killed, server, oid, tids) for oid, tids in acknowledged.items()]
+        wait_until(lambda: all(len(tids) >= 15 for tids in acknowledged.values()), "every client committed some")
+        server.kill()
+        for each in running:
+            each.result()
+    server.log.allow("truncat")
+    server.start()
+    client = raw(server)
+    for oid, tids in acknowledged.items():
+        for before, tid in zip([Z64, *tids], tids, strict=False):
+            assert client.call("loadSerial", oid, tid) == b"after " + before
+        # At most one more, finished but not acknowledged any more.
+        history = [entry["tid"] for entry in client.call("history", oid, len(tids) + 5)][::-1]
+        assert history[: len(tids)] == tids
+        assert len(history) <= len(tids) + 1
 
 
 def test_clean_stop_exit_code(make_server):
