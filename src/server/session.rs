@@ -326,12 +326,11 @@ impl Drop for Session {
             return;
         };
         registration.served.hub.leave(self.id);
-        match self.transaction.phase() {
-            Some(phase) => {
-                registration.served.stats.aborts.up();
-                info!(target: "ZEO.StorageServer", "({}) disconnected during {phase} transaction", self.label);
-            }
-            None => info!(target: "ZEO.StorageServer", "({}) disconnected", self.label),
+        if let Some(phase) = self.transaction.phase() {
+            registration.served.stats.aborts.up();
+            info!(target: "ZEO.StorageServer", "({}) disconnected during {phase} transaction", self.label);
+        } else {
+            info!(target: "ZEO.StorageServer", "({}) disconnected", self.label);
         }
     }
 }

@@ -61,43 +61,40 @@ impl TransactionLog {
 
     /// [`Commit::store`], later.
     pub fn store(&mut self, oid: Oid, serial: Tid, data: &[u8]) -> io::Result<()> {
-        self.append(STORE, &[oid.0, serial.0], Some(Some(data)))
+        self.append(STORE, &[oid.0, serial.0, length(Some(data))], data)
     }
 
     /// [`Commit::restore`], later.
     pub fn restore(&mut self, oid: Oid, serial: Tid, data: Option<&[u8]>, same_as: Option<Tid>) -> io::Result<()> {
-        self.append(RESTORE, &[oid.0, serial.0, same_as.map_or(ABSENT, |tid| tid.0)], Some(data))
+        let same_as = same_as.map_or(ABSENT, |tid| tid.0);
+        self.append(RESTORE, &[oid.0, serial.0, same_as, length(data)], data.unwrap_or_default())
     }
 
     /// [`Commit::delete`], later.
     pub fn delete(&mut self, oid: Oid, serial: Tid) -> io::Result<()> {
-        self.append(DELETE, &[oid.0, serial.0], None)
+        self.append(DELETE, &[oid.0, serial.0], b"")
     }
 
     /// [`Commit::check_current`], later.
     pub fn check_current(&mut self, oid: Oid, serial: Tid) -> io::Result<()> {
-        self.append(CHECK_CURRENT, &[oid.0, serial.0], None)
+        self.append(CHECK_CURRENT, &[oid.0, serial.0], b"")
     }
 
     /// [`Commit::undo`], later; of no transaction if the client named none.
     pub fn undo(&mut self, tid: Option<Tid>) -> io::Result<()> {
-        self.append(UNDO, &[tid.map_or(ABSENT, |tid| tid.0)], None)
+        self.append(UNDO, &[tid.map_or(ABSENT, |tid| tid.0)], b"")
     }
 
-    fn append(&mut self, tag: u8, numbers: &[u64], data: Option<Option<&[u8]>>) -> io::Result<()> {
+    fn append(&mut self, tag: u8, numbers: &[u64], data: &[u8]) -> io::Result<()> {
         let mut head = Vec::with_capacity(1 + 8 * 4);
         head.push(tag);
         for number in numbers {
             head.write_u64::<BigEndian>(*number)?;
         }
-        if let Some(data) = data {
-            head.write_u64::<BigEndian>(data.map_or(ABSENT, |data| data.len() as u64))?;
-        }
-        let body = data.flatten().unwrap_or_default();
         self.file.write_all(&head)?;
-        self.file.write_all(body)?;
+        self.file.write_all(data)?;
         self.entries += 1;
-        self.bytes += (head.len() + body.len()) as u64;
+        self.bytes += (head.len() + data.len()) as u64;
         Ok(())
     }
 
@@ -142,6 +139,10 @@ impl TransactionLog {
         }
         Ok(replayed)
     }
+}
+
+fn length(data: Option<&[u8]>) -> u64 {
+    data.map_or(ABSENT, |data| data.len() as u64)
 }
 
 /// Reads the data of an entry into `data`; `false` if there is none.

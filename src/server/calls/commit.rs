@@ -114,9 +114,11 @@ pub fn begin(session: &mut Session, registration: &Registration, mut args: Args)
     let extension = match args.value()? {
         Value::None => Bytes::new(),
         Value::Bytes(bytes) => bytes,
-        Value::Dict(dict) if dict.is_empty() => Bytes::new(),
-        value @ Value::Dict(_) => extension_bytes(session.dialect, &value),
-        value => return Err(args.wrong("a dict or bytes", &value)),
+        value => match value.into_dict() {
+            Ok(dict) if dict.is_empty() => Bytes::new(),
+            Ok(dict) => extension_bytes(session.dialect, &Value::Dict(dict)),
+            Err(value) => return Err(args.wrong("a dict or bytes", &value)),
+        },
     };
     let tid = match args.optional() {
         None | Some(Value::None) => None,
