@@ -79,6 +79,8 @@ pub struct ServerOptions {
     pub invalidation_age: Option<Duration>,
     /// How long a client may hold the commit lock.
     pub transaction_timeout: Option<Duration>,
+    /// Hand conflicts to the client that runs into them.
+    pub client_conflict_resolution: bool,
     /// Announce msgpack instead of pickle.
     pub msgpack: bool,
 }
@@ -127,15 +129,9 @@ impl Server {
     /// Listens; nobody is served before [`run`](Self::run).
     pub fn bind(options: ServerOptions) -> Result<Self, StartError> {
         let mut storages = BTreeMap::new();
-        for (name, storage) in options.storages {
-            let served = Served::new(
-                name.clone(),
-                storage,
-                options.invalidation_queue_size,
-                options.transaction_timeout,
-                options.invalidation_age,
-            )?;
-            storages.insert(name, Arc::new(served));
+        for (name, storage) in &options.storages {
+            let served = Served::new(name.clone(), Arc::clone(storage), &options)?;
+            storages.insert(name.clone(), Arc::new(served));
         }
         let mode = |read_only| if read_only { "RO" } else { "RW" };
         let names: Vec<String> = storages

@@ -46,6 +46,31 @@ pub struct Replayed {
     pub written: Vec<Oid>,
     /// The objects whose new state the committing client does not know: undone ones.
     pub undone: Vec<Oid>,
+    /// Stores in conflict that the client may resolve; if there are any, the transaction cannot be
+    /// voted. Always empty under [`OnConflict::Fail`].
+    pub conflicts: Vec<Unresolved>,
+}
+
+/// What a store in conflict means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The transaction fails.
+    Fail,
+    /// The client is asked; the replay goes on, so that it hears of all conflicts at once.
+    AskClient,
+}
+
+/// A store in conflict, for the client to resolve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// The object.
+    pub oid: Oid,
+    /// Its current revision.
+    pub committed: Tid,
+    /// The revision the client worked on.
+    pub read: Tid,
+    /// What the client stored.
+    pub data: Vec<u8>,
 }
 
 impl TransactionLog {
@@ -98,9 +123,16 @@ impl TransactionLog {
         Ok(())
     }
 
-    /// Makes the requests, in their order, of a storage that is ready for them.
-    pub fn replay(&mut self, commit: &mut dyn Commit) -> Result<Replayed, ReplayError> {
+    /// Makes the requests, in their order, of a storage that is ready for them. More requests may
+    /// follow, and another replay.
+    pub fn replay(&mut self, commit: &mut dyn Commit, on_conflict: OnConflict) -> Result<Replayed, ReplayError> {
         self.file.seek(SeekFrom::Start(0))?;
+        let replayed = self.replay_entries(commit, on_conflict)?;
+        self.file.seek(SeekFrom::End(0))?;
+        Ok(replayed)
+    }
+
+    fn replay_entries(&mut self, commit: &mut dyn Commit, on_conflict: OnConflict) -> Result<Replayed, ReplayError> {
         let mut file = BufReader::with_capacity(64 << 10, &mut self.file);
         let mut replayed = Replayed::default();
         let mut data = Vec::new();
@@ -121,7 +153,16 @@ impl TransactionLog {
             match tag {
                 STORE => {
                     read_data(&mut file, &mut data)?;
-                    commit.store(oid, serial, &data)?;
+                    match commit.store(oid, serial, &data) {
+                        Err(StorageError::Conflict { committed, read, .. }) if on_conflict == OnConflict::AskClient => {
+                            replayed.conflicts.retain(|earlier| earlier.oid != oid);
+                            replayed.conflicts.push(Unresolved { oid, committed, read, data: data.clone() });
+                            continue;
+                        }
+                        outcome => outcome?,
+                    }
+                    // The client has resolved it and stored again.
+                    replayed.conflicts.retain(|earlier| earlier.oid != oid);
                 }
                 RESTORE => {
                     let same_as = Some(file.read_u64::<BigEndian>()?).filter(|tid| *tid != ABSENT).map(Tid);
@@ -219,7 +260,7 @@ mod tests {
             log.undo(Some(Tid(6)))?;
             assert_eq!(log.entries(), 6);
             let mut recorder = Recorder::default();
-            let replayed = log.replay(&mut recorder)?;
+            let replayed = log.replay(&mut recorder, OnConflict::Fail)?;
             assert_eq!(replayed.written, [Oid(1), Oid(2), Oid(2), Oid(3), Oid(9)]);
             assert_eq!(replayed.undone, [Oid(9)]);
             assert_eq!(
