@@ -189,7 +189,7 @@ async fn housekeeping(shared: Arc<Shared>) {
 /// Closes a storage once its last commit is on the disk. Every connection has gone, so nobody begins
 /// a new one.
 async fn close(served: &Arc<Served>) {
-    let Ok(_turn) = tokio::time::timeout(STOP_TIME, served.commit_lock.acquire()).await else {
+    let Ok(_turn) = tokio::time::timeout(STOP_TIME, served.commit_lock.ask().turn()).await else {
         error!(target: "ZEO.StorageServer", "a commit does not come to its end; storage {:?} is left as it is", served.name);
         return;
     };

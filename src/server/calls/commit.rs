@@ -274,8 +274,13 @@ pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut
         return Err(wrong_transaction(None, &id));
     };
     let (served, call, label) = (Arc::clone(&registration.served), call.clone(), session.label.clone());
+    let place = served.commit_lock.ask();
+    let waiting = served.commit_lock.waiting();
+    if waiting > 0 {
+        debug!(target: "ZEO.StorageServer", "({label}) ('{}') queue lock: transactions waiting: {waiting}", served.name);
+    }
     let task = session.beside.spawn(async move {
-        let turn = take_turn(&served, &label).await;
+        let turn = place.turn().await;
         let checked = tokio::task::spawn_blocking(move || prepare(&served, *collected, turn, &label)).await;
         match checked {
             Ok(outcome) => Beside::Voted(call, outcome),
@@ -284,19 +289,6 @@ pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut
     });
     session.transaction = Transaction::Voting(id, task);
     Ok(())
-}
-
-async fn take_turn(served: &Served, label: &str) -> CommitTurn {
-    let turn = served.commit_lock.acquire();
-    tokio::pin!(turn);
-    tokio::select! {
-        biased;
-        turn = &mut turn => return turn,
-        () = std::future::ready(()) => {}
-    }
-    let waiting = served.commit_lock.waiting();
-    debug!(target: "ZEO.StorageServer", "({label}) ('{}') queue lock: transactions waiting: {waiting}", served.name);
-    turn.await
 }
 
 /// Checks a transaction against the storage and makes it ready to be finished. On failure the
