@@ -166,14 +166,16 @@ def test_malformed_metadata(make_server, name):
 
 
 @pytest.mark.parametrize("status", ["c", "u", "x", "", "long", "\u00e4", None, 5], ids=repr)
-def test_malformed_status(make_server, status):
+@pytest.mark.parametrize("copied", [False, True], ids=["fresh", "copied"])
+def test_malformed_status(make_server, status, copied):
     """A status that would make the transaction vanish at the next start is refused."""
     server = make_server()
     server.log.allow(".")
     client, attacker = registered(server.address), registered(server.address)
     tid = client.commit((p64(1), Z64, b"data"))
     try:
-        attacker.commit((p64(2), Z64, b"data"), status=status)
+        later = p64(int.from_bytes(tid) + 1)
+        attacker.commit((p64(2), Z64, b"data"), status=status, tid=later if copied else None)
     except (Fault, Closed, ConnectionError):
         pass
     attacker.close()

@@ -24,8 +24,10 @@ use crate::critical;
 use crate::wire::frame;
 use crate::wire::handshake::{self, Answer};
 
-/// Free space for a read; grown by what has arrived, never by what a length claims.
-const READ_BYTES: usize = 64 << 10;
+/// Free space for a read: at least this much, and more for a client that has a long frame under way.
+/// Never by what a length claims.
+const READ_BYTES: usize = 16 << 10;
+const READ_BYTES_LONG: usize = 1 << 20;
 
 /// A transport: TCP or a Unix socket.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -199,7 +201,7 @@ impl<S: Stream> Connection<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.received.reserve(READ_BYTES);
+        self.received.reserve(self.received.len().clamp(READ_BYTES, READ_BYTES_LONG));
         tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.received)
     }
 }

@@ -149,8 +149,9 @@ pub fn begin(session: &mut Session, registration: &Registration, mut args: Args)
     let status = match args.optional() {
         None | Some(Value::None) => b' ',
         Some(value) => match value.as_string().map(|status| &status[..]) {
-            Some(&[status]) => status,
-            _ => return Err(args.wrong("a status of one character", &value)),
+            // A transaction marked as voted, or as undone, is not there for whoever opens the file next.
+            Some(&[status]) if status.is_ascii() && !matches!(status, b'c' | b'u') => status,
+            _ => return Err(args.wrong("a status of one character, neither 'c' nor 'u'", &value)),
         },
     };
     args.end()?;
