@@ -4,16 +4,11 @@ import json
 
 import pytest
 
-from ledger import differs, skip_where_differs
 from rawzeo import MAXTID, Z64, record, ruok
 
 
 @pytest.fixture
 def server(make_server, encoding):
-    if differs("client-conflict-resolution-refused"):
-        with pytest.raises(RuntimeError, match="client-conflict-resolution"):
-            make_server(client_conflict_resolution=True)
-        skip_where_differs("client-conflict-resolution-refused")
     return make_server(msgpack=encoding == "msgpack", client_conflict_resolution=True)
 
 

@@ -215,6 +215,7 @@ fn server_options(server: &ServerSettings, storages: NamedStorages) -> ServerOpt
         invalidation_queue_size: server.invalidation_queue_size,
         invalidation_age: server.invalidation_age_s.and_then(duration),
         transaction_timeout: server.transaction_timeout_s.and_then(duration),
+        client_conflict_resolution: server.client_conflict_resolution,
         msgpack: server.msgpack.unwrap_or_else(from_environment),
     }
 }

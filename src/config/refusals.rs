@@ -30,9 +30,8 @@ pub fn key(kind: &str, key: &str, value: &str, position: &Position) -> Result<()
         ("filestorage", "blob-dir") if !value.is_empty() => {
             "blobs are not served yet; keep serving this storage with the original runzeo"
         }
-        ("filestorage", "packer") if !value.is_empty() => "it names Python code; remove the key, packing is built in",
-        ("zeo", "client-conflict-resolution") if super::datatypes::boolean(value) == Ok(true) => {
-            "remove the key, conflicts are answered by the server"
+        ("filestorage", "packer") if !value.is_empty() => {
+            "it names Python code, which is never run here; remove the key"
         }
         ("zeo", "monitor-address") => "remove the key and use zeo-nagios, which asks the server's own address",
         ("zeo", "authentication-protocol" | "authentication-database" | "authentication-realm") => AUTHENTICATION,

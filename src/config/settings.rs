@@ -38,6 +38,8 @@ pub struct ServerSettings {
     pub invalidation_age_s: Option<f64>,
     /// How long a voted transaction may keep others waiting.
     pub transaction_timeout_s: Option<f64>,
+    /// Whether clients get their conflicts back, to resolve them.
+    pub client_conflict_resolution: bool,
     /// Where to write the process id.
     pub pid_file: Option<PathBuf>,
     /// Whether to offer msgpack; `None` leaves it to the environment.
@@ -53,6 +55,7 @@ impl ServerSettings {
             invalidation_queue_size: 100,
             invalidation_age_s: None,
             transaction_timeout_s: None,
+            client_conflict_resolution: false,
             pid_file: None,
             msgpack: None,
         }
@@ -164,7 +167,7 @@ fn server(section: &Section<Content>) -> Result<ServerSettings, ConfigError> {
     let timeout = section.get("transaction-timeout", parse_int)?.map(|seconds| seconds as f64);
     settings.transaction_timeout_s = timeout;
     settings.pid_file = section.get("pid-filename", existing_dirpath)?;
-    section.get("client-conflict-resolution", boolean)?;
+    settings.client_conflict_resolution = section.get("client-conflict-resolution", boolean)?.unwrap_or(false);
     settings.msgpack = section.get("msgpack", boolean)?;
     // Accepted since it never had an effect on the server.
     section.get("drop-cache-rather-verify", boolean)?;

@@ -83,6 +83,26 @@ impl Value {
         Self::Object(Box::new(Object { callable, args: Self::Tuple(args), bare: false, state: None }))
     }
 
+    /// The pairs of a dict, also of one that its pickle spells as `dict(pairs)`; else the value itself.
+    pub fn into_dict(self) -> Result<Dict, Self> {
+        if let Self::Dict(dict) = self {
+            return Ok(dict);
+        }
+        self.dict_of_call().ok_or(self)
+    }
+
+    fn dict_of_call(&self) -> Option<Dict> {
+        let Self::Object(object) = self else { return None };
+        let is_dict = ["builtins", "__builtin__"].iter().any(|module| object.callable.is_global(module, "dict"));
+        let (true, None, Self::Tuple(args)) = (is_dict, &object.state, &object.args) else { return None };
+        let [Self::Tuple(pairs) | Self::List(pairs)] = args.as_slice() else { return None };
+        let pair = |pair: &Self| match pair {
+            Self::Tuple(pair) => <[Self; 2]>::try_from(pair.clone()).ok().map(<(Self, Self)>::from),
+            _ => None,
+        };
+        pairs.iter().map(pair).collect()
+    }
+
     /// The raw bytes of any of the three string kinds.
     pub fn as_string(&self) -> Option<&Bytes> {
         match self {

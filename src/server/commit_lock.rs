@@ -3,67 +3,100 @@
 //! Every vote and every finish of a storage goes through here, so this is the one place where more
 //! than one transaction could be let in.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::oneshot;
 
-use crate::sync::Mutex as Lock;
+use crate::sync::Mutex;
 
-/// The commit lock of a storage. Fair: waiters get it in the order in which they asked.
+/// The commit lock of a storage.
+#[derive(Clone, Debug, Default)]
+pub struct CommitLock(Arc<Mutex<Queue>>);
+
 #[derive(Debug, Default)]
-pub struct CommitLock {
-    turn: Arc<Mutex<()>>,
-    waiting: Arc<AtomicUsize>,
-    held_since: Arc<Lock<Option<f64>>>,
+struct Queue {
+    /// Since when somebody has the turn, in seconds since 1970.
+    held_since: Option<f64>,
+    waiting: VecDeque<oneshot::Sender<CommitTurn>>,
 }
 
-/// The right to vote and to finish; given back when dropped.
+/// A place in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
-pub struct CommitTurn {
-    held_since: Arc<Lock<Option<f64>>>,
-    _turn: OwnedMutexGuard<()>,
+pub struct Place {
+    turn: oneshot::Receiver<CommitTurn>,
+    /// Keeps the other end of `turn` alive.
+    _lock: CommitLock,
 }
 
-/// Counts a waiter for as long as it waits, also when it gives up.
-struct Waiting(Arc<AtomicUsize>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// The right to vote and to finish; passed on when dropped.
+#[derive(Debug)]
+pub struct CommitTurn(Option<CommitLock>);
 
 impl CommitLock {
-    /// Waits for the turn. Dropping the future leaves the queue.
-    pub async fn acquire(&self) -> CommitTurn {
-        let turn = if let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() {
-            turn
-        } else {
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-            let _waiting = Waiting(Arc::clone(&self.waiting));
-            Arc::clone(&self.turn).lock_owned().await
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        *self.held_since.lock() = Some(now.as_secs_f64());
-        CommitTurn { held_since: Arc::clone(&self.held_since), _turn: turn }
+    /// Takes a place in the queue. Places are in the order of these calls.
+    pub fn ask(&self) -> Place {
+        let (sender, receiver) = oneshot::channel();
+        let mut queue = self.0.lock();
+        queue.waiting.push_back(sender);
+        let is_free = queue.held_since.is_none();
+        if is_free {
+            queue.held_since = Some(now());
+        }
+        drop(queue);
+        if is_free {
+            self.pass_on();
+        }
+        Place { turn: receiver, _lock: self.clone() }
     }
 
     /// How many transactions wait.
     pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.0.lock().waiting.iter().filter(|waiter| !waiter.is_closed()).count()
     }
 
-    /// Since when somebody holds the turn, in seconds since 1970.
+    /// Since when somebody has the turn, in seconds since 1970.
     pub fn held_since(&self) -> Option<f64> {
-        *self.held_since.lock()
+        self.0.lock().held_since
+    }
+
+    /// Gives the turn to the first who still waits; for whoever has the turn, or has just marked it
+    /// as held.
+    fn pass_on(&self) {
+        loop {
+            let next = {
+                let mut queue = self.0.lock();
+                let next = queue.waiting.pop_front();
+                queue.held_since = next.is_some().then(now);
+                next
+            };
+            let Some(next) = next else { return };
+            match next.send(CommitTurn(Some(self.clone()))) {
+                Ok(()) => return,
+                // Gone meanwhile: this turn must not pass itself on, the loop does.
+                Err(mut turn) => turn.0 = None,
+            }
+        }
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+impl Place {
+    /// Waits for the turn.
+    pub async fn turn(self) -> CommitTurn {
+        self.turn.await.expect("a waiter stays in the queue until it is given the turn")
     }
 }
 
 impl Drop for CommitTurn {
     fn drop(&mut self) {
-        *self.held_since.lock() = None;
+        if let Some(lock) = self.0.take() {
+            lock.pass_on();
+        }
     }
 }
 
@@ -72,31 +105,33 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn turns_are_given_in_the_order_of_asking_and_a_quitter_is_skipped() {
-        let lock = Arc::new(CommitLock::default());
-        let first = lock.acquire().await;
+    async fn turns_are_given_in_the_order_of_asking() {
+        let lock = CommitLock::default();
+        let first = lock.ask().turn().await;
         assert!(lock.held_since().is_some());
-        let (told, mut order) = tokio::sync::mpsc::unbounded_channel();
-        let mut waiters = Vec::new();
-        for name in 0..3 {
-            let (lock_of_waiter, told) = (Arc::clone(&lock), told.clone());
-            waiters.push(tokio::spawn(async move {
-                let _turn = lock_of_waiter.acquire().await;
-                let _ = told.send(name);
-            }));
-            while lock.waiting() != name + 1 {
-                tokio::task::yield_now().await;
-            }
-        }
-        waiters[1].abort();
-        while lock.waiting() != 2 {
-            tokio::task::yield_now().await;
-        }
+        let [mut second, mut third] = [lock.ask(), lock.ask()];
+        assert_eq!(lock.waiting(), 2);
+        assert!(second.turn.try_recv().is_err());
         drop(first);
-        assert_eq!((order.recv().await, order.recv().await), (Some(0), Some(2)));
-        for waiter in waiters {
-            let _ = waiter.await;
-        }
+        assert!(third.turn.try_recv().is_err(), "the second comes first");
+        let turn = second.turn.try_recv().expect("the second has its turn");
+        assert_eq!(lock.waiting(), 1);
+        drop(turn);
+        drop(third.turn.try_recv().expect("the third has its turn"));
         assert_eq!((lock.waiting(), lock.held_since()), (0, None));
+    }
+
+    #[test]
+    fn a_quitter_is_passed_over_before_and_after_its_turn_came() {
+        let lock = CommitLock::default();
+        let mut first = lock.ask();
+        let [second, third, mut fourth] = [lock.ask(), lock.ask(), lock.ask()];
+        drop(second);
+        assert_eq!(lock.waiting(), 2, "one has gone");
+        drop(first.turn.try_recv().expect("the lock was free"));
+        assert!(fourth.turn.try_recv().is_err());
+        drop(third);
+        drop(fourth.turn.try_recv().expect("the third had the turn and did not take it"));
+        assert_eq!(lock.held_since(), None);
     }
 }

@@ -195,9 +195,9 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
 /// Removes the socket that a server has left behind, and nothing but a socket.
 fn remove_socket(path: &Path) {
     use std::os::unix::fs::FileTypeExt as _;
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        if let Err(error) = fs::remove_file(path) {
-            warn!(target: "ZEO.asyncio.server", "cannot remove {}: {error}", path.display());
-        }
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+        && let Err(error) = fs::remove_file(path)
+    {
+        warn!(target: "ZEO.asyncio.server", "cannot remove {}: {error}", path.display());
     }
 }

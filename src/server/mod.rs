@@ -79,6 +79,8 @@ pub struct ServerOptions {
     pub invalidation_age: Option<Duration>,
     /// How long a client may hold the commit lock.
     pub transaction_timeout: Option<Duration>,
+    /// Hand conflicts to the client that runs into them.
+    pub client_conflict_resolution: bool,
     /// Announce msgpack instead of pickle.
     pub msgpack: bool,
 }
@@ -127,15 +129,9 @@ impl Server {
     /// Listens; nobody is served before [`run`](Self::run).
     pub fn bind(options: ServerOptions) -> Result<Self, StartError> {
         let mut storages = BTreeMap::new();
-        for (name, storage) in options.storages {
-            let served = Served::new(
-                name.clone(),
-                storage,
-                options.invalidation_queue_size,
-                options.transaction_timeout,
-                options.invalidation_age,
-            )?;
-            storages.insert(name, Arc::new(served));
+        for (name, storage) in &options.storages {
+            let served = Served::new(name.clone(), Arc::clone(storage), &options)?;
+            storages.insert(name.clone(), Arc::new(served));
         }
         let mode = |read_only| if read_only { "RO" } else { "RW" };
         let names: Vec<String> = storages
@@ -193,7 +189,7 @@ async fn housekeeping(shared: Arc<Shared>) {
 /// Closes a storage once its last commit is on the disk. Every connection has gone, so nobody begins
 /// a new one.
 async fn close(served: &Arc<Served>) {
-    let Ok(_turn) = tokio::time::timeout(STOP_TIME, served.commit_lock.acquire()).await else {
+    let Ok(_turn) = tokio::time::timeout(STOP_TIME, served.commit_lock.ask().turn()).await else {
         error!(target: "ZEO.StorageServer", "a commit does not come to its end; storage {:?} is left as it is", served.name);
         return;
     };

@@ -1,6 +1,8 @@
 //! The ordering rule under a model checker: every interleaving that shuttle finds of publications,
 //! loads and registrations must leave each client with a history it can trust.
 //!
+//! The commit lock is explored as well.
+//!
 //! Run by `scripts/model-check`, which replaces the locks of [`crate::sync`] by shuttle's.
 
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 
+use super::commit_lock::CommitLock;
 use super::hub::{ClientId, Hub};
 use super::invalidation::{InvalidationQueue, Since};
 use super::outbox::{Outbox, Taken};
@@ -208,5 +211,32 @@ fn what_was_written_since_agrees_with_what_was_announced() {
         );
         commits.join().expect("commits");
         check(&heard(&reader));
+    });
+}
+
+#[test]
+fn one_at_a_time_has_the_commit_turn_and_nobody_waits_for_ever() {
+    explore(|| {
+        let lock = CommitLock::default();
+        let inside = Arc::new(crate::sync::Mutex::new(0));
+        let commits = (0..3).map(|client| {
+            let (lock, inside) = (lock.clone(), Arc::clone(&inside));
+            shuttle::thread::spawn(move || {
+                let place = lock.ask();
+                if client == 1 {
+                    // Leaves the queue, with or without its turn.
+                    return;
+                }
+                let turn = shuttle::future::block_on(place.turn());
+                *inside.lock() += 1;
+                shuttle::thread::yield_now();
+                assert_eq!(std::mem::take(&mut *inside.lock()), 1);
+                drop(turn);
+            })
+        });
+        for commit in commits.collect::<Vec<_>>() {
+            commit.join().expect("a commit");
+        }
+        assert_eq!((lock.waiting(), lock.held_since()), (0, None));
     });
 }

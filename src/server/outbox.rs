@@ -92,13 +92,11 @@ impl Outbox {
         let mut state = self.state.lock();
         match state.closing {
             Some(how @ (Closing::AtOnce | Closing::CannotFollow)) => Poll::Ready(Taken::Closed(how)),
-            closing if state.frames.is_empty() => match closing {
-                Some(how) => Poll::Ready(Taken::Closed(how)),
-                None => {
-                    state.reader = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            },
+            Some(how) if state.frames.is_empty() => Poll::Ready(Taken::Closed(how)),
+            None if state.frames.is_empty() => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
             _ => {
                 std::mem::swap(&mut state.frames, spent);
                 Poll::Ready(Taken::Frames)

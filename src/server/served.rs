@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ServerOptions;
 use super::commit_lock::CommitLock;
 use super::hub::Hub;
 use super::invalidation::InvalidationQueue;
 use super::stats::Stats;
+use super::transaction_log::OnConflict;
 use crate::pickle::Value;
 use crate::storage::{Result, Storage};
 
@@ -26,32 +28,29 @@ pub struct Served {
     started: String,
     /// How long a client may hold the commit lock.
     pub transaction_timeout: Option<Duration>,
+    /// Whether clients resolve their conflicts.
+    pub on_conflict: OnConflict,
     /// How far back cache verification may reach by reading the storage.
     pub invalidation_age: Option<Duration>,
 }
 
 impl Served {
     /// Prepares a storage for its clients.
-    pub fn new(
-        name: String,
-        storage: Arc<dyn Storage>,
-        invalidation_queue_size: usize,
-        transaction_timeout: Option<Duration>,
-        invalidation_age: Option<Duration>,
-    ) -> Result<Self> {
+    pub fn new(name: String, storage: Arc<dyn Storage>, options: &ServerOptions) -> Result<Self> {
         // A storage that cannot tell serves at least those clients that are exactly up to date.
         let newest = storage
-            .last_invalidations(invalidation_queue_size)?
+            .last_invalidations(options.invalidation_queue_size)?
             .unwrap_or_else(|| vec![(storage.last_transaction(), vec![])]);
         Ok(Self {
             name,
-            hub: Hub::new(InvalidationQueue::new(invalidation_queue_size, newest)),
+            hub: Hub::new(InvalidationQueue::new(options.invalidation_queue_size, newest)),
             commit_lock: CommitLock::default(),
             stats: Stats::default(),
             started: jiff::Zoned::now().strftime("%a %b %e %H:%M:%S %Y").to_string(),
             storage,
-            transaction_timeout,
-            invalidation_age,
+            transaction_timeout: options.transaction_timeout,
+            on_conflict: if options.client_conflict_resolution { OnConflict::AskClient } else { OnConflict::Fail },
+            invalidation_age: options.invalidation_age,
         })
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::calls::args::Args;
-use super::calls::commit::{Prepared, Transaction};
+use super::calls::commit::{Checked, Transaction};
 use super::calls::iterate::Iterators;
 use super::hub::ClientId;
 use super::outbox::{Closing, Outbox};
@@ -77,7 +77,7 @@ pub enum Beside {
     /// An iterator is in place.
     Positioned(Call, Result<Box<dyn Transactions>, Fault>),
     /// A vote is decided.
-    Voted(Call, Result<Box<Prepared>, Fault>),
+    Voted(Call, Result<Checked, Fault>),
     /// A finish is done, and has been answered if it succeeded.
     Finished(Call, Result<(), Fault>),
 }
@@ -326,12 +326,11 @@ impl Drop for Session {
             return;
         };
         registration.served.hub.leave(self.id);
-        match self.transaction.phase() {
-            Some(phase) => {
-                registration.served.stats.aborts.up();
-                info!(target: "ZEO.StorageServer", "({}) disconnected during {phase} transaction", self.label);
-            }
-            None => info!(target: "ZEO.StorageServer", "({}) disconnected", self.label),
+        if let Some(phase) = self.transaction.phase() {
+            registration.served.stats.aborts.up();
+            info!(target: "ZEO.StorageServer", "({}) disconnected during {phase} transaction", self.label);
+        } else {
+            info!(target: "ZEO.StorageServer", "({}) disconnected", self.label);
         }
     }
 }

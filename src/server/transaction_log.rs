@@ -46,6 +46,31 @@ pub struct Replayed {
     pub written: Vec<Oid>,
     /// The objects whose new state the committing client does not know: undone ones.
     pub undone: Vec<Oid>,
+    /// Stores in conflict that the client may resolve; if there are any, the transaction cannot be
+    /// voted. Always empty under [`OnConflict::Fail`].
+    pub conflicts: Vec<Unresolved>,
+}
+
+/// What a store in conflict means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The transaction fails.
+    Fail,
+    /// The client is asked; the replay goes on, so that it hears of all conflicts at once.
+    AskClient,
+}
+
+/// A store in conflict, for the client to resolve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// The object.
+    pub oid: Oid,
+    /// Its current revision.
+    pub committed: Tid,
+    /// The revision the client worked on.
+    pub read: Tid,
+    /// What the client stored.
+    pub data: Vec<u8>,
 }
 
 impl TransactionLog {
@@ -61,49 +86,53 @@ impl TransactionLog {
 
     /// [`Commit::store`], later.
     pub fn store(&mut self, oid: Oid, serial: Tid, data: &[u8]) -> io::Result<()> {
-        self.append(STORE, &[oid.0, serial.0], Some(Some(data)))
+        self.append(STORE, &[oid.0, serial.0, length(Some(data))], data)
     }
 
     /// [`Commit::restore`], later.
     pub fn restore(&mut self, oid: Oid, serial: Tid, data: Option<&[u8]>, same_as: Option<Tid>) -> io::Result<()> {
-        self.append(RESTORE, &[oid.0, serial.0, same_as.map_or(ABSENT, |tid| tid.0)], Some(data))
+        let same_as = same_as.map_or(ABSENT, |tid| tid.0);
+        self.append(RESTORE, &[oid.0, serial.0, same_as, length(data)], data.unwrap_or_default())
     }
 
     /// [`Commit::delete`], later.
     pub fn delete(&mut self, oid: Oid, serial: Tid) -> io::Result<()> {
-        self.append(DELETE, &[oid.0, serial.0], None)
+        self.append(DELETE, &[oid.0, serial.0], b"")
     }
 
     /// [`Commit::check_current`], later.
     pub fn check_current(&mut self, oid: Oid, serial: Tid) -> io::Result<()> {
-        self.append(CHECK_CURRENT, &[oid.0, serial.0], None)
+        self.append(CHECK_CURRENT, &[oid.0, serial.0], b"")
     }
 
     /// [`Commit::undo`], later; of no transaction if the client named none.
     pub fn undo(&mut self, tid: Option<Tid>) -> io::Result<()> {
-        self.append(UNDO, &[tid.map_or(ABSENT, |tid| tid.0)], None)
+        self.append(UNDO, &[tid.map_or(ABSENT, |tid| tid.0)], b"")
     }
 
-    fn append(&mut self, tag: u8, numbers: &[u64], data: Option<Option<&[u8]>>) -> io::Result<()> {
+    fn append(&mut self, tag: u8, numbers: &[u64], data: &[u8]) -> io::Result<()> {
         let mut head = Vec::with_capacity(1 + 8 * 4);
         head.push(tag);
         for number in numbers {
             head.write_u64::<BigEndian>(*number)?;
         }
-        if let Some(data) = data {
-            head.write_u64::<BigEndian>(data.map_or(ABSENT, |data| data.len() as u64))?;
-        }
-        let body = data.flatten().unwrap_or_default();
         self.file.write_all(&head)?;
-        self.file.write_all(body)?;
+        self.file.write_all(data)?;
         self.entries += 1;
-        self.bytes += (head.len() + body.len()) as u64;
+        self.bytes += (head.len() + data.len()) as u64;
         Ok(())
     }
 
-    /// Makes the requests, in their order, of a storage that is ready for them.
-    pub fn replay(&mut self, commit: &mut dyn Commit) -> Result<Replayed, ReplayError> {
+    /// Makes the requests, in their order, of a storage that is ready for them. More requests may
+    /// follow, and another replay.
+    pub fn replay(&mut self, commit: &mut dyn Commit, on_conflict: OnConflict) -> Result<Replayed, ReplayError> {
         self.file.seek(SeekFrom::Start(0))?;
+        let replayed = self.replay_entries(commit, on_conflict)?;
+        self.file.seek(SeekFrom::End(0))?;
+        Ok(replayed)
+    }
+
+    fn replay_entries(&mut self, commit: &mut dyn Commit, on_conflict: OnConflict) -> Result<Replayed, ReplayError> {
         let mut file = BufReader::with_capacity(64 << 10, &mut self.file);
         let mut replayed = Replayed::default();
         let mut data = Vec::new();
@@ -124,7 +153,16 @@ impl TransactionLog {
             match tag {
                 STORE => {
                     read_data(&mut file, &mut data)?;
-                    commit.store(oid, serial, &data)?;
+                    match commit.store(oid, serial, &data) {
+                        Err(StorageError::Conflict { committed, read, .. }) if on_conflict == OnConflict::AskClient => {
+                            replayed.conflicts.retain(|earlier| earlier.oid != oid);
+                            replayed.conflicts.push(Unresolved { oid, committed, read, data: data.clone() });
+                            continue;
+                        }
+                        outcome => outcome?,
+                    }
+                    // The client has resolved it and stored again.
+                    replayed.conflicts.retain(|earlier| earlier.oid != oid);
                 }
                 RESTORE => {
                     let same_as = Some(file.read_u64::<BigEndian>()?).filter(|tid| *tid != ABSENT).map(Tid);
@@ -142,6 +180,10 @@ impl TransactionLog {
         }
         Ok(replayed)
     }
+}
+
+fn length(data: Option<&[u8]>) -> u64 {
+    data.map_or(ABSENT, |data| data.len() as u64)
 }
 
 /// Reads the data of an entry into `data`; `false` if there is none.
@@ -218,7 +260,7 @@ mod tests {
             log.undo(Some(Tid(6)))?;
             assert_eq!(log.entries(), 6);
             let mut recorder = Recorder::default();
-            let replayed = log.replay(&mut recorder)?;
+            let replayed = log.replay(&mut recorder, OnConflict::Fail)?;
             assert_eq!(replayed.written, [Oid(1), Oid(2), Oid(2), Oid(3), Oid(9)]);
             assert_eq!(replayed.undone, [Oid(9)]);
             assert_eq!(

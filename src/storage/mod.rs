@@ -206,7 +206,8 @@ pub trait Storage: Send + Sync {
 /// One transaction, from its begin to finish or abort.
 ///
 /// The calls between [`Storage::begin`] and [`vote`](Commit::vote) check and collect; nothing of them
-/// is visible to readers. Any error ends the transaction: drop the commit.
+/// is visible to readers. Any error ends the transaction: drop the commit. Only after a conflict may
+/// more be stored, to learn of further conflicts; there is no vote then.
 pub trait Commit: Send {
     /// Writes a revision. `serial` is the revision it was derived from; it must still be the current
     /// one unless the object is new.

@@ -39,6 +39,8 @@ pub struct UndoRefusal {
 pub enum Fault {
     /// No such object, or none in that revision.
     PosKey(Oid),
+    /// No such object, because the key is none that an object can have.
+    NotAnOid(Value),
     /// No such blob.
     NoBlobFile {
         /// Where it should have been.
@@ -124,7 +126,7 @@ impl Fault {
     /// `module.Class` of the exception.
     pub const fn class_name(&self) -> &'static str {
         match self {
-            Self::PosKey(_) | Self::NoBlobFile { .. } => "ZODB.POSException.POSKeyError",
+            Self::PosKey(_) | Self::NotAnOid(_) | Self::NoBlobFile { .. } => "ZODB.POSException.POSKeyError",
             Self::Conflict(_) => "ZODB.POSException.ConflictError",
             Self::ReadConflict(_) => "ZODB.POSException.ReadConflictError",
             Self::BTreesConflict { .. } => "ZODB.POSException.BTreesConflictError",
@@ -169,7 +171,7 @@ impl Fault {
             Self::WrongTransaction { current, given } => args([current.clone(), given.clone()]),
             Self::Undo(refusal) => attributes(refusal.attributes()),
             Self::MultipleUndo(refusals) => multiple_undo(refusals, encoding),
-            Self::Key(key) => args([key.clone()]),
+            Self::Key(key) | Self::NotAnOid(key) => args([key.clone()]),
             Self::Os { errno, message } => args([Value::Int((*errno).into()), Value::text(message)]),
             Self::StorageTransaction(text)
             | Self::StorageSystem(text)
@@ -188,7 +190,7 @@ impl Fault {
 
     /// Whether honest clients meet this in daily work, so that nobody needs to read of it.
     pub const fn is_everyday(&self) -> bool {
-        matches!(self, Self::PosKey(_)) || self.is_conflict()
+        matches!(self, Self::PosKey(_) | Self::NotAnOid(_)) || self.is_conflict()
     }
 
     /// Whether the client may succeed with a new transaction.
@@ -214,7 +216,7 @@ impl fmt::Display for Fault {
             Self::WrongTransaction { .. } => write!(f, "{class}: not the current transaction"),
             Self::Undo(refusal) => write!(f, "{class}: {}", refusal.reason),
             Self::MultipleUndo(refusals) => write!(f, "{class}: {} objects", refusals.len()),
-            Self::Key(_) => write!(f, "{class}: no such key"),
+            Self::Key(_) | Self::NotAnOid(_) => write!(f, "{class}: no such key"),
             Self::Os { message, .. } => write!(f, "{class}: {message}"),
             Self::StorageTransaction(text)
             | Self::StorageSystem(text)

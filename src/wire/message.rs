@@ -255,6 +255,9 @@ fn is_accepted_global(module: &[u8], name: &[u8]) -> bool {
             | (b"copy_reg", b"_reconstructor")
             | (b"_codecs", b"encode")
             | (b"zodbpickle", b"binary")
-            | (b"builtins" | b"__builtin__", b"object" | b"bytes" | b"bytearray" | b"set" | b"frozenset" | b"complex")
+            | (
+                b"builtins" | b"__builtin__",
+                b"object" | b"bytes" | b"bytearray" | b"dict" | b"set" | b"frozenset" | b"complex"
+            )
     )
 }

@@ -17,8 +17,8 @@ use crate::server::commit_lock::CommitTurn;
 use crate::server::fault::temporary_file;
 use crate::server::hub::ClientId;
 use crate::server::served::Served;
-use crate::server::session::{Answer, Beside, Call, End, Registration, Session};
-use crate::server::transaction_log::TransactionLog;
+use crate::server::session::{Answer, Beside, Call, End, Registration, Session, tid_value};
+use crate::server::transaction_log::{TransactionLog, Unresolved};
 use crate::storage::{Begin, Commit, Metadata, Publisher};
 use crate::wire::dialect::Dialect;
 use crate::wire::fault::Fault;
@@ -72,6 +72,23 @@ impl Drop for Active {
     }
 }
 
+/// The outcome of a vote that did not fail.
+pub enum Checked {
+    /// It will be finished or aborted.
+    Ready(Box<Prepared>),
+    /// The client may resolve the conflicts and vote again.
+    InConflict(Box<Collected>, Vec<Unresolved>),
+}
+
+impl Checked {
+    fn id(&self) -> &Value {
+        match self {
+            Self::Ready(prepared) => &prepared.id,
+            Self::InConflict(collected, _) => &collected.id,
+        }
+    }
+}
+
 impl fmt::Debug for Prepared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Prepared").field("id", &self.id).field("written", &self.written).finish_non_exhaustive()
@@ -114,9 +131,11 @@ pub fn begin(session: &mut Session, registration: &Registration, mut args: Args)
     let extension = match args.value()? {
         Value::None => Bytes::new(),
         Value::Bytes(bytes) => bytes,
-        Value::Dict(dict) if dict.is_empty() => Bytes::new(),
-        value @ Value::Dict(_) => extension_bytes(session.dialect, &value),
-        value => return Err(args.wrong("a dict or bytes", &value)),
+        value => match value.into_dict() {
+            Ok(dict) if dict.is_empty() => Bytes::new(),
+            Ok(dict) => extension_bytes(session.dialect, &Value::Dict(dict)),
+            Err(value) => return Err(args.wrong("a dict or bytes", &value)),
+        },
     };
     let tid = match args.optional() {
         None | Some(Value::None) => None,
@@ -255,11 +274,16 @@ pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut
         return Err(wrong_transaction(None, &id));
     };
     let (served, call, label) = (Arc::clone(&registration.served), call.clone(), session.label.clone());
+    let place = served.commit_lock.ask();
+    let waiting = served.commit_lock.waiting();
+    if waiting > 0 {
+        debug!(target: "ZEO.StorageServer", "({label}) ('{}') queue lock: transactions waiting: {waiting}", served.name);
+    }
     let task = session.beside.spawn(async move {
-        let turn = take_turn(&served, &label).await;
+        let turn = place.turn().await;
         let checked = tokio::task::spawn_blocking(move || prepare(&served, *collected, turn, &label)).await;
         match checked {
-            Ok(outcome) => Beside::Voted(call, outcome.map(Box::new)),
+            Ok(outcome) => Beside::Voted(call, outcome),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     });
@@ -267,49 +291,47 @@ pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut
     Ok(())
 }
 
-async fn take_turn(served: &Served, label: &str) -> CommitTurn {
-    let turn = served.commit_lock.acquire();
-    tokio::pin!(turn);
-    tokio::select! {
-        biased;
-        turn = &mut turn => return turn,
-        () = std::future::ready(()) => {}
-    }
-    let waiting = served.commit_lock.waiting();
-    debug!(target: "ZEO.StorageServer", "({label}) ('{}') queue lock: transactions waiting: {waiting}", served.name);
-    turn.await
-}
-
 /// Checks a transaction against the storage and makes it ready to be finished. On failure the
 /// storage's transaction ends, then the turn, then the client hears of it.
-fn prepare(served: &Arc<Served>, mut collected: Collected, turn: CommitTurn, label: &str) -> Result<Prepared, Fault> {
+fn prepare(served: &Arc<Served>, mut collected: Collected, turn: CommitTurn, label: &str) -> Result<Checked, Fault> {
     blather!(
         target: "ZEO.StorageServer",
         "({label}) Preparing to commit transaction: {} objects, {} bytes",
         collected.log.entries(),
         collected.log.bytes()
     );
-    let mut commit = Arc::clone(&served.storage).begin(collected.begin)?;
-    let replayed = collected.log.replay(&mut *commit)?;
+    let mut commit = Arc::clone(&served.storage).begin(collected.begin.clone())?;
+    let replayed = collected.log.replay(&mut *commit, served.on_conflict)?;
+    if !replayed.conflicts.is_empty() {
+        // Others may commit while the client resolves.
+        drop(commit);
+        drop(turn);
+        return Ok(Checked::InConflict(Box::new(collected), replayed.conflicts));
+    }
     let mut changed = replayed.undone;
     changed.extend(commit.vote()?);
     let mut seen = std::collections::HashSet::new();
     let written = replayed.written.into_iter().filter(|oid| seen.insert(*oid)).collect();
-    Ok(Prepared { id: collected.id, commit, turn, written, changed, active: collected.active })
+    let (id, active) = (collected.id, collected.active);
+    Ok(Checked::Ready(Box::new(Prepared { id, commit, turn, written, changed, active })))
 }
 
 impl Session {
     /// A vote is decided.
-    pub(in crate::server) fn voted(&mut self, call: &Call, outcome: Result<Box<Prepared>, Fault>) -> Result<(), End> {
+    pub(in crate::server) fn voted(&mut self, call: &Call, outcome: Result<Checked, Fault>) -> Result<(), End> {
         let Some(registration) = self.registration() else {
             return Ok(());
         };
         let answer = match outcome {
             // The client aborted while the vote was being checked.
-            Ok(prepared) if !matches!(&self.transaction, Transaction::Voting(id, _) if *id == prepared.id) => {
+            Ok(checked) if !matches!(&self.transaction, Transaction::Voting(id, _) if id == checked.id()) => {
                 return Ok(());
             }
-            Ok(mut prepared) => {
+            Ok(Checked::InConflict(collected, conflicts)) => {
+                self.transaction = Transaction::Collecting(collected);
+                Ok(Value::List(conflicts.into_iter().map(unresolved_value).collect()))
+            }
+            Ok(Checked::Ready(mut prepared)) => {
                 let changed = std::mem::take(&mut prepared.changed);
                 let deadline = registration.served.transaction_timeout.map(|timeout| Instant::now() + timeout);
                 self.transaction = Transaction::Voted(prepared, deadline);
@@ -326,6 +348,15 @@ impl Session {
         };
         self.reply(call, answer)
     }
+}
+
+/// A conflict as the client's resolver expects it.
+fn unresolved_value(conflict: Unresolved) -> Value {
+    Value::Dict(vec![
+        (Value::text("oid"), super::load::oid_value(conflict.oid)),
+        (Value::text("serials"), Value::Tuple(vec![tid_value(conflict.committed), tid_value(conflict.read)])),
+        (Value::text("data"), Value::Bytes(conflict.data.into())),
+    ])
 }
 
 /// `tpc_finish(id)`: the tid. The reply is queued in the instant in which others hear of it, so there

@@ -97,13 +97,11 @@ pub fn record_start(session: &mut Session, served: &Arc<Served>, mut args: Args)
         _ => return Err(Fault::Key(Value::Int(id))),
     };
     // Asked for a second time: read the transaction again.
-    let records = match records {
-        Some(records) => records,
-        None => {
-            let mut again = Arc::clone(&served.storage).iterate(Some(tid), Some(tid))?;
-            let found = again.next()?;
-            found.ok_or_else(|| Fault::Other(format!("transaction {tid} has been packed away")))?.1
-        }
+    let records = if let Some(records) = records {
+        records
+    } else {
+        let mut again = Arc::clone(&served.storage).iterate(Some(tid), Some(tid))?;
+        again.next()?.ok_or_else(|| Fault::Other(format!("transaction {tid} has been packed away")))?.1
     };
     session.iterators.insert(Cursor::Records(records))
 }

@@ -123,7 +123,13 @@ fn written(newest: Tid, oids: impl Iterator<Item = Oid>) -> Value {
 
 /// `history(oid, size=1)`: dicts, newest revision first.
 pub fn history(session: &mut Session, served: &Arc<Served>, call: Call, mut args: Args) -> Result<(), End> {
-    let parsed = args.oid().and_then(|oid| {
+    // What can be no oid is asked for before the size is looked at, as in the original.
+    let oid =
+        args.value().and_then(|value| match super::args::as_bytes(&value).and_then(|bytes| Oid::from_slice(bytes)) {
+            Some(oid) => Ok(oid),
+            None => Err(Fault::NotAnOid(value)),
+        });
+    let parsed = oid.and_then(|oid| {
         let size = match args.optional() {
             None => 1,
             Some(value) => super::args::as_integer(&value).ok_or_else(|| args.wrong("an integer", &value))?,
@@ -195,7 +201,10 @@ fn storage_info(storage: &dyn Storage) -> pickle::Dict {
     let interfaces = interfaces
         .iter()
         .filter(|(offered, _)| *offered)
-        .map(|(_, name)| Value::Tuple(vec![Value::text("ZODB.interfaces"), Value::text(name)]));
+        .map(|(_, name)| ("ZODB.interfaces", *name))
+        // What every object of Python's has; clients compare the whole list.
+        .chain([("zope.interface", "Interface")])
+        .map(|(module, name)| Value::Tuple(vec![Value::text(module), Value::text(name)]));
     vec![
         (Value::text("length"), integer(storage.len())),
         (Value::text("size"), integer(storage.size())),
