@@ -1,8 +1,9 @@
 //! One client's conversation, free of sockets: frames in, frames into the client's outbox.
 //!
-//! Requests are answered in their order, at once where that cannot block: reading the storage does
-//! not. A vote that waits for its turn, a finish that waits for the disk, and the calls that walk
-//! through the file run beside the conversation, and their replies come when they are ready.
+//! Requests are answered in their order, on the spot where that is short: a read of the storage is,
+//! and waits at most for a page that is not in memory. A vote that waits for its turn, a finish that
+//! waits for the disk, and the calls that walk through the file run beside the conversation, and their
+//! replies come when they are ready.
 //!
 //! A session owns its client's transaction. Dropping the session aborts it, in whatever phase it is;
 //! only a finish that has reached the storage runs to its end.
