@@ -52,11 +52,12 @@ impl Args {
         self.optional_tid()?.ok_or_else(|| self.wrong("a tid of 8 bytes", &Value::None))
     }
 
-    /// The next argument: a tid or `None`.
+    /// The next argument: a tid or `None`. Text will do: applications spell the serial of an object
+    /// that is new in many ways.
     pub fn optional_tid(&mut self) -> Result<Option<Tid>, Fault> {
         match self.value()? {
             Value::None => Ok(None),
-            value => match as_bytes(&value).and_then(|bytes| Tid::from_slice(bytes)) {
+            value => match value.as_string().and_then(|bytes| Tid::from_slice(bytes)) {
                 Some(tid) => Ok(Some(tid)),
                 None => Err(self.wrong("a tid of 8 bytes or None", &value)),
             },
