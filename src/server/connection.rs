@@ -176,7 +176,7 @@ impl<S: Stream> Connection<S> {
         if let Poll::Ready(closing) = self.poll_write(cx)? {
             return Poll::Ready(Ok(Event::Ended(closing)));
         }
-        if may_read && self.outbox.len() < READ_PAUSE_BYTES {
+        if may_read && self.outbox.queued_bytes() < READ_PAUSE_BYTES {
             let arrived = ready!(self.poll_read(cx))?;
             return Poll::Ready(Ok(if arrived == 0 { Event::Closed } else { Event::Received }));
         }

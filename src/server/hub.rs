@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::invalidation::{InvalidationQueue, Since};
-use super::outbox::{Closing, Outbox};
+use super::outbox::Outbox;
 use crate::ids::{Oid, Tid};
 use crate::sync::RwLock;
 use crate::wire::dialect::Dialect;
@@ -75,20 +75,6 @@ impl Hub {
     /// How many clients are subscribed.
     pub fn client_count(&self) -> usize {
         self.shared.read().clients.len()
-    }
-
-    /// Cuts off every client.
-    pub fn close_all(&self) {
-        for member in self.shared.read().clients.values() {
-            member.outbox.close(Closing::AtOnce);
-        }
-    }
-
-    /// Queues frames to every client.
-    pub fn broadcast(&self, mut frames: impl FnMut(Dialect, &mut Vec<u8>)) {
-        for member in self.shared.read().clients.values() {
-            member.outbox.push(|out| frames(member.dialect, out));
-        }
     }
 
     /// Queues a reply that does not say what is current (R1, R4).

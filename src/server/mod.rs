@@ -6,15 +6,15 @@
 //! until [`commit_lock`] lets them vote.
 
 mod calls;
-pub mod commit_lock;
+mod commit_lock;
 mod connection;
 mod fault;
-pub mod hub;
-pub mod invalidation;
+mod hub;
+mod invalidation;
 mod listener;
 #[cfg(all(test, shuttle))]
 mod model;
-pub mod outbox;
+mod outbox;
 mod served;
 mod session;
 mod stats;
@@ -147,11 +147,6 @@ impl Server {
         info!(target: "ZEO.asyncio.server", "listening on {}", listener.address());
         let encoding = if options.msgpack { Encoding::Msgpack } else { Encoding::Pickle };
         Ok(Self { listener, shared: Arc::new(Shared { storages, read_only: options.read_only, encoding }) })
-    }
-
-    /// Where it listens: with the port that was free, if any was asked for.
-    pub fn local_address(&self) -> Address {
-        self.listener.address()
     }
 
     /// Serves until `stop` resolves, then closes connections and storages.

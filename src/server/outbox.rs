@@ -72,14 +72,9 @@ impl Outbox {
         }
     }
 
-    /// Bytes queued and not yet taken.
-    pub fn len(&self) -> usize {
+    /// How much is queued and not yet taken.
+    pub fn queued_bytes(&self) -> usize {
         self.state.lock().frames.len()
-    }
-
-    /// Whether nothing is queued.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Exchanges `spent`, whose bytes have been written, for what is queued. `Pending` while there is
@@ -147,7 +142,7 @@ mod tests {
     fn a_client_that_cannot_follow_is_cut_off_and_its_memory_freed() {
         let outbox = Outbox::default();
         outbox.push(|out| out.resize(LIMIT_BYTES + 1, 0));
-        assert_eq!(outbox.len(), 0);
+        assert_eq!(outbox.queued_bytes(), 0);
         assert_eq!(take(&outbox), Poll::Ready((Taken::Closed(Closing::CannotFollow), vec![])));
     }
 }

@@ -46,7 +46,7 @@ impl Served {
             hub: Hub::new(InvalidationQueue::new(options.invalidation_queue_size, newest)),
             commit_lock: CommitLock::default(),
             stats: Stats::default(),
-            started: jiff::Zoned::now().strftime("%a %b %e %H:%M:%S %Y").to_string(),
+            started: crate::logging::ctime_now(),
             storage,
             transaction_timeout: options.transaction_timeout,
             on_conflict: if options.client_conflict_resolution { OnConflict::AskClient } else { OnConflict::Fail },
