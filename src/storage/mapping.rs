@@ -68,6 +68,10 @@ impl Storage for MappingStorage {
         false
     }
 
+    fn describe(&self) -> String {
+        format!("{} objects in memory", self.len())
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities { iteration: true, ..Capabilities::default() }
     }

@@ -133,6 +133,9 @@ pub trait Storage: Send + Sync {
     /// The name clients and logs see: for a file its path.
     fn name(&self) -> &str;
 
+    /// What it holds and how it was opened: one line for the log.
+    fn describe(&self) -> String;
+
     /// Whether every write is refused.
     fn is_read_only(&self) -> bool;
 
