@@ -54,8 +54,8 @@ use self::oids::Oids;
 use self::read::View;
 use crate::ids::{Oid, Tid};
 use crate::storage::{
-    Begin, Capabilities, Commit, CurrentRecord, Result, Revision, Storage, StorageError, TransactionSummary,
-    Transactions,
+    Begin, Capabilities, Commit, CurrentRecord, Invalidations, Result, Revision, Storage, StorageError,
+    TransactionSummary, Transactions,
 };
 use crate::sync::{Mutex, RwLock};
 
@@ -344,7 +344,7 @@ impl Storage for FileStorage {
         self.read_next_current(next)
     }
 
-    fn last_invalidations(&self, count: usize) -> Result<Option<Vec<(Tid, Vec<Oid>)>>> {
+    fn last_invalidations(&self, count: usize) -> Result<Option<Invalidations>> {
         self.read_last_invalidations(count).map(Some)
     }
 
