@@ -80,9 +80,9 @@ impl Tid {
     pub fn from_time(time: SystemTime) -> Self {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let (days, second_of_day) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
-        let (year, month, day) = civil_from_days(days as i64);
+        let (year, month, day) = civil_from_days(days.cast_signed());
         let minute_of_day = second_of_day / 60;
-        let seconds = (second_of_day % 60) as f64 + f64::from(since_epoch.subsec_nanos()) / 1e9;
+        let seconds = f64::from((second_of_day % 60) as u32) + f64::from(since_epoch.subsec_nanos()) / 1e9;
         Self::from_parts(
             Self::minutes(year, month, day) + minute_of_day as u32,
             (seconds / SECONDS_PER_FRACTION) as u32,

@@ -7,7 +7,7 @@
 //! - [`server`]: one client's conversation, and what all clients of a storage share
 //! - [`storage`]: one trait, and the storages behind it
 //! - [`pickle`]: Python's pickles as plain values, never as objects
-//! - [`config`]: `zeo.conf`
+//! - [`config`]: what stands in `zeo.conf`
 //! - [`literals`]: the notation for values of Python, in which `zeo.conf` and messages are written
 //! - [`logging`]: log lines as Python's logging would write them
 //! - [`admin`]: one file for each command

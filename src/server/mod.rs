@@ -142,6 +142,9 @@ impl Server {
             target: "ZEO.StorageServer",
             "StorageServer created {} with storages: {}", mode(options.read_only), names.join(", ")
         );
+        for (name, storage) in &options.storages {
+            info!(target: "ZEO.StorageServer", "storage {name:?}: {}", storage.describe());
+        }
         let listener = Listener::bind(&options.address)
             .map_err(|source| StartError::Listen { address: options.address.clone(), source })?;
         info!(target: "ZEO.asyncio.server", "listening on {}", listener.address());

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::{
-    Begin, Capabilities, Commit, CurrentRecord, IteratedRecord, Metadata, Publisher, Records, Result, Revision,
-    Storage, StorageError, TransactionSummary, Transactions,
+    Begin, Capabilities, Commit, CurrentRecord, Invalidations, IteratedRecord, Metadata, Publisher, Records, Result,
+    Revision, Storage, StorageError, TransactionSummary, Transactions,
 };
 use crate::ids::{Oid, Tid};
 use crate::pickle::record::class_name;
@@ -68,6 +68,10 @@ impl Storage for MappingStorage {
         false
     }
 
+    fn describe(&self) -> String {
+        format!("{} objects in memory", self.len())
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities { iteration: true, ..Capabilities::default() }
     }
@@ -117,7 +121,7 @@ impl Storage for MappingStorage {
         Err(StorageError::Unsupported("record_iternext"))
     }
 
-    fn last_invalidations(&self, _count: usize) -> Result<Option<Vec<(Tid, Vec<Oid>)>>> {
+    fn last_invalidations(&self, _count: usize) -> Result<Option<Invalidations>> {
         self.state.read().opened()?;
         Ok(None)
     }

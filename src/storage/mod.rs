@@ -101,6 +101,9 @@ pub struct IteratedRecord {
     pub data_txn: Option<Tid>,
 }
 
+/// Transactions with the oids they wrote, oldest first.
+pub type Invalidations = Vec<(Tid, Vec<Oid>)>;
+
 /// Transactions in file order, from [`Storage::iterate`].
 pub trait Transactions: Send {
     /// The next transaction and its records, or `None` at the end.
@@ -115,6 +118,7 @@ pub trait Records: Send {
 
 /// What a storage can do beyond the basics. The server tells clients exactly this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is there or not, whatever the others are")]
 pub struct Capabilities {
     /// `undoLog`, `undoInfo` and [`Commit::undo`] work.
     pub undo: bool,
@@ -132,6 +136,9 @@ pub struct Capabilities {
 pub trait Storage: Send + Sync {
     /// The name clients and logs see: for a file its path.
     fn name(&self) -> &str;
+
+    /// What it holds and how it was opened: one line for the log.
+    fn describe(&self) -> String;
 
     /// Whether every write is refused.
     fn is_read_only(&self) -> bool;
@@ -172,9 +179,8 @@ pub trait Storage: Send + Sync {
     /// storage holds no such object.
     fn record_iternext(&self, next: Option<Oid>) -> Result<Option<CurrentRecord>>;
 
-    /// The newest `count` transactions with the oids they wrote, oldest first. `None` if the storage
-    /// cannot tell.
-    fn last_invalidations(&self, count: usize) -> Result<Option<Vec<(Tid, Vec<Oid>)>>>;
+    /// The newest `count` transactions; `None` if the storage cannot tell.
+    fn last_invalidations(&self, count: usize) -> Result<Option<Invalidations>>;
 
     /// Transactions newest first, for undo: those the filter accepts, from the `first`-th to before
     /// the `last`-th of them.

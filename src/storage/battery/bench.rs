@@ -7,11 +7,15 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::ids::{Oid, Tid};
-use crate::storage::{Begin, Commit, IteratedRecord, Metadata, Publisher, Result, Storage, StorageError};
+use crate::storage::{
+    Begin, Commit, Invalidations, IteratedRecord, Metadata, Publisher, Result, Storage, StorageError,
+};
 use crate::storage::{Revision, TransactionSummary};
 
 /// Opens the storage under test in a directory.
 pub type Open<S> = fn(&Path) -> Arc<S>;
+
+type OpenAny = dyn Fn(&Path) -> Arc<dyn Storage>;
 
 /// A transaction as iteration shows it, with all its records.
 pub type Iterated = (TransactionSummary, Vec<IteratedRecord>);
@@ -20,7 +24,7 @@ pub type Iterated = (TransactionSummary, Vec<IteratedRecord>);
 pub struct Bench {
     /// The storage.
     pub storage: Arc<dyn Storage>,
-    open: Box<dyn Fn(&Path) -> Arc<dyn Storage>>,
+    open: Box<OpenAny>,
     directory: TempDir,
 }
 
@@ -135,7 +139,7 @@ pub struct Snapshot {
     last: Tid,
     objects: Vec<(Option<Revision>, Vec<TransactionSummary>)>,
     transactions: Vec<Iterated>,
-    invalidations: Option<Vec<(Tid, Vec<Oid>)>>,
+    invalidations: Option<Invalidations>,
 }
 
 /// A publisher with nobody to tell.

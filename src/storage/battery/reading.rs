@@ -1,7 +1,10 @@
 //! Loads, history and counts.
 
+use bytes::Bytes;
+
 use super::bench::{Bench, after, no_such, told};
 use crate::ids::{Oid, Tid};
+use crate::storage::Revision;
 
 const ROOT: Oid = Oid(0);
 const OTHER: Oid = Oid(1);
@@ -21,20 +24,20 @@ pub fn loads_at_every_boundary(t: &mut Bench) {
     let first = t.store(ROOT, Tid::ZERO, b"first");
     let second = t.store(ROOT, first, b"second");
     let third = t.store(ROOT, second, b"third");
-    let cases: [(Tid, Option<(&[u8], Tid, Option<Tid>)>); 9] = [
+    let revision = |data: &'static [u8], tid, end| Some(Revision { data: Bytes::from_static(data), tid, end });
+    let cases = [
         (Tid::ZERO, None),
         (first, None),
-        (after(first), Some((b"first", first, Some(second)))),
-        (second, Some((b"first", first, Some(second)))),
-        (after(second), Some((b"second", second, Some(third)))),
-        (third, Some((b"second", second, Some(third)))),
-        (after(third), Some((b"third", third, None))),
-        (Tid::MAX, Some((b"third", third, None))),
-        (Tid(u64::MAX), Some((b"third", third, None))),
+        (after(first), revision(b"first", first, Some(second))),
+        (second, revision(b"first", first, Some(second))),
+        (after(second), revision(b"second", second, Some(third))),
+        (third, revision(b"second", second, Some(third))),
+        (after(third), revision(b"third", third, None)),
+        (Tid::MAX, revision(b"third", third, None)),
+        (Tid(u64::MAX), revision(b"third", third, None)),
     ];
     for (before, expected) in cases {
         let found = t.storage.load_before(ROOT, before).expect("load");
-        let found = found.as_ref().map(|revision| (revision.data.as_ref(), revision.tid, revision.end));
         assert_eq!(found, expected, "before {before}");
     }
 }

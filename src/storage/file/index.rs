@@ -58,6 +58,21 @@ impl Index {
         }
     }
 
+    /// Forgets an object.
+    pub fn remove(&mut self, oid: Oid) {
+        let (prefix, suffix) = split(oid);
+        let Some(bucket) = self.buckets.get_mut(&prefix) else {
+            return;
+        };
+        let bucket = Arc::make_mut(bucket);
+        if bucket.remove(suffix) {
+            self.len -= 1;
+        }
+        if bucket.0.is_empty() {
+            self.buckets.remove(&prefix);
+        }
+    }
+
     /// Takes over a whole bucket as an `.index` file has it: suffixes in ascending order, and their
     /// positions. `false` if the prefix is there already or the order is wrong; the index is unusable then.
     pub fn insert_bucket(&mut self, prefix: u64, entries: impl Iterator<Item = (u16, u64)>) -> bool {
@@ -154,6 +169,25 @@ impl Bucket {
         true
     }
 
+    /// Whether there was such an entry.
+    fn remove(&mut self, suffix: u16) -> bool {
+        let after = self.0.partition_point(|(first, _)| *first <= suffix);
+        let at = after.saturating_sub(1);
+        let Some((first, chunk)) = self.0.get_mut(at) else {
+            return false;
+        };
+        let Ok(found) = chunk.binary_search_by_key(&suffix, |entry| entry.suffix()) else {
+            return false;
+        };
+        let chunk = Arc::make_mut(chunk);
+        chunk.remove(found);
+        match chunk.first() {
+            Some(entry) => *first = entry.suffix(),
+            None => drop(self.0.remove(at)),
+        }
+        true
+    }
+
     fn first_from(&self, suffix: u16) -> Option<Entry> {
         let after = self.0.partition_point(|(first, _)| *first <= suffix);
         self.0.get(after.saturating_sub(1)..)?.iter().find_map(|(_, chunk)| {
@@ -215,6 +249,7 @@ mod tests {
         #[test]
         fn behaves_as_a_sorted_map(
             operations in prop::collection::vec((prop_oneof![0_u64..70_000, 0_u64..300, any::<u64>()], 4..POSITION_LIMIT), 0..400),
+            removals in prop::collection::vec((any::<prop::sample::Index>(), 1..40_usize), 0..10),
             probes in prop::collection::vec(prop_oneof![0_u64..70_000, any::<u64>()], 20),
         ) {
             let mut index = Index::default();
@@ -222,6 +257,14 @@ mod tests {
             for (oid, position) in operations {
                 index.insert(Oid(oid), position);
                 model.insert(oid, position);
+            }
+            for (first, count) in removals {
+                let oids: Vec<u64> = model.keys().copied().collect();
+                for oid in oids.iter().skip(first.index(oids.len().max(1))).take(count) {
+                    index.remove(Oid(*oid));
+                    model.remove(oid);
+                    index.remove(Oid(*oid));
+                }
             }
             prop_assert_eq!(index.len(), model.len() as u64);
             prop_assert_eq!(index.last_oid(), model.keys().last().map(|&oid| Oid(oid)));

@@ -14,21 +14,14 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::format::{
-    DataHeader, FIRST_TRANSACTION, POSITION_LIMIT, STATUS_COMMITTED, STATUS_PACKED, STATUS_UNDONE, TRAILER_LEN,
-    TransactionHeader,
-};
+use super::format::{FIRST_TRANSACTION, POSITION_LIMIT, TransactionHeader};
 use super::index::Index;
+use super::index_check::{SMALLEST_END, rewound_for_python};
 use super::index_legacy;
-use super::io::{Window, replace_durably, with_suffix};
-use super::read::{View, data_header_within};
-use crate::ids::Tid;
-use crate::storage::Result;
+use super::io::{replace_durably, with_suffix};
+use super::read::View;
+use crate::storage::{Result, StorageError};
 
-/// The original rebuilds rather than trust an index of so small a file.
-const SMALLEST_END: u64 = 100;
-/// How many records of the newest transaction are compared with the index.
-const CHECKED_RECORDS: usize = 5;
 /// 65 536 suffixes with their positions.
 const LONGEST_BUCKET: u64 = 65_536 * 8;
 
@@ -49,15 +42,21 @@ pub(super) enum IndexFileError {
     Older,
 }
 
-/// Writes the index of a data file.
+/// Writes the index of a data file that is valid up to the end of `view`, or the one before it that Python takes.
 ///
 /// But not that of a file which has transactions and no object: Python looks for the newest record, runs
 /// past the beginning of the file, and cannot open it.
-pub(super) fn save(data_file: &Path, index: &Index, end: u64) -> Result<()> {
-    if index.len() == 0 && end >= SMALLEST_END {
+pub(super) fn save(index: &Index, view: &View) -> Result<()> {
+    if index.len() == 0 && view.end >= SMALLEST_END {
         return Ok(());
     }
-    let path = with_suffix(data_file, ".index");
+    let earlier = match rewound_for_python(index, view) {
+        // Damage that nobody has asked for. It is for those to tell who do.
+        Err(StorageError::Corrupted { .. }) => None,
+        earlier => earlier?,
+    };
+    let (index, end) = earlier.as_ref().map_or((index, view.end), |earlier| (&earlier.index, earlier.end));
+    let path = with_suffix(view.file.path(), ".index");
     let temporary = with_suffix(&path, ".index_tmp");
     replace_durably(&path, &temporary, |file| write(file, index, end))
 }
@@ -90,65 +89,6 @@ pub(super) fn load(data_file: &Path) -> Option<Saved> {
             None
         }
     }
-}
-
-/// The tid of the newest transaction that the index covers, if index and data file agree about it.
-///
-/// Follows the original, but for an object that the transaction stored twice: Python expects the index to
-/// name both records, and scans the whole file.
-pub(super) fn newest_tid_if_sane(saved: &Saved, view: &View) -> Result<Option<Tid>> {
-    if view.end < SMALLEST_END || view.file.len()? < view.end {
-        return Ok(None);
-    }
-    let mut window = Window::new(view.file.clone(), view.end);
-    let mut newest = None;
-    let mut end = view.end;
-    loop {
-        if end <= FIRST_TRANSACTION {
-            return Ok(None);
-        }
-        let start = view.transaction_before(end)?;
-        let (trailer, len) = (end - TRAILER_LEN, end - TRAILER_LEN - start);
-        let header = TransactionHeader::parse(window.bytes(start, TransactionHeader::SIZE)?);
-        let Some(header) = header.filter(|header| header.len == len && len >= TransactionHeader::SIZE) else {
-            return Ok(None);
-        };
-        let newest = *newest.get_or_insert(header.tid);
-        end = start;
-        if header.status == STATUS_UNDONE {
-            continue;
-        }
-        if ![STATUS_COMMITTED, STATUS_PACKED].contains(&header.status) || len < header.full_len() {
-            return Ok(None);
-        }
-        if len > header.full_len() {
-            let agree = records_agree(saved, &mut window, start, header.full_len(), trailer)?;
-            return Ok(agree.then_some(newest));
-        }
-    }
-}
-
-fn records_agree(saved: &Saved, window: &mut Window, transaction: u64, header_len: u64, end: u64) -> Result<bool> {
-    let mut position = transaction + header_len;
-    for _ in 0..CHECKED_RECORDS {
-        if position >= end {
-            break;
-        }
-        let (DataHeader { oid, .. }, next) = data_header_within(window, position, transaction, end)?;
-        match saved.index.get(oid) {
-            Some(indexed) if indexed == position => {}
-            // Stored again later in the same transaction: the last record counts.
-            Some(indexed) if indexed > position && indexed < end => {
-                let (later, _) = data_header_within(window, indexed, transaction, end)?;
-                if later.oid != oid {
-                    return Ok(false);
-                }
-            }
-            _ => return Ok(false),
-        }
-        position = next;
-    }
-    Ok(true)
 }
 
 fn write(out: &mut dyn Write, index: &Index, end: u64) -> io::Result<()> {

@@ -6,7 +6,8 @@
 //! - `lock`: `Data.fs.lock`, one process that writes
 //! - `open`: finding or making the file, index and tail in order
 //! - `format`, `io`: what the bytes mean; reading and writing them
-//! - `index`, `index_file`, `index_legacy`, `scan`: oid to position in memory, in `Data.fs.index`, made anew
+//! - `index`, `index_file`, `index_legacy`, `index_check`, `scan`: oid to position in memory, in `Data.fs.index`,
+//!   compared with the data, made anew
 //! - `read`, `iterate`: revisions of one object; transactions in file order
 //! - `commit`, `undo`, `oids`: writing; the oids for it
 //!
@@ -20,6 +21,7 @@
 mod commit;
 mod format;
 mod index;
+mod index_check;
 mod index_file;
 mod index_legacy;
 mod io;
@@ -52,8 +54,8 @@ use self::oids::Oids;
 use self::read::View;
 use crate::ids::{Oid, Tid};
 use crate::storage::{
-    Begin, Capabilities, Commit, CurrentRecord, Result, Revision, Storage, StorageError, TransactionSummary,
-    Transactions,
+    Begin, Capabilities, Commit, CurrentRecord, Invalidations, Result, Revision, Storage, StorageError,
+    TransactionSummary, Transactions,
 };
 use crate::sync::{Mutex, RwLock};
 
@@ -92,6 +94,8 @@ pub struct FileStorage {
     writing: Mutex<Writing>,
     oids: Mutex<Oids>,
     saving: Mutex<Saving>,
+    /// How it was opened, for the log.
+    opened: String,
 }
 
 /// What readers need, replaced as one.
@@ -116,8 +120,9 @@ struct Writing {
     checked: Option<Instant>,
 }
 
-/// What `Data.fs.index` covers.
+/// What became of `Data.fs.index`.
 struct Saving {
+    /// Where the data file ended when the index was last saved, or could not be.
     end: u64,
 }
 
@@ -133,13 +138,12 @@ impl FileStorage {
         if self.check_writable().is_err() {
             return Ok(());
         }
-        let snapshot = |state: &State| (Arc::clone(&state.file), state.index.clone(), state.end);
-        let (file, index, end) = self.with_state(snapshot)?;
+        let (view, index) = self.with_state(|state| (state.view(), state.index.clone()))?;
+        // Also when it fails: a full disk is not to be filled again with every round of housekeeping.
+        saving.end = view.end;
         // It would belong to another data file.
-        self.check_place(&file)?;
-        index_file::save(file.path(), &index, end)?;
-        saving.end = end;
-        Ok(())
+        self.check_place(&view.file)?;
+        index_file::save(&index, &view)
     }
 
     /// Whether so much was written since the index was saved that it is worth saving again.
@@ -300,6 +304,10 @@ impl Storage for FileStorage {
         self.read_only
     }
 
+    fn describe(&self) -> String {
+        format!("{} objects in {} bytes; {}", self.len(), self.size(), self.opened)
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities { undo: true, restore: true, external_gc: true, record_iternext: true, iteration: true }
     }
@@ -336,7 +344,7 @@ impl Storage for FileStorage {
         self.read_next_current(next)
     }
 
-    fn last_invalidations(&self, count: usize) -> Result<Option<Vec<(Tid, Vec<Oid>)>>> {
+    fn last_invalidations(&self, count: usize) -> Result<Option<Invalidations>> {
         self.read_last_invalidations(count).map(Some)
     }
 
@@ -360,6 +368,11 @@ impl Storage for FileStorage {
 
     fn begin(self: Arc<Self>, begin: Begin) -> Result<Box<dyn Commit>> {
         Ok(Box::new(FileCommit::begin(self, begin)?))
+    }
+
+    /// Saves the index while the server runs, so that one that is killed reads little at its next start.
+    fn maintain(&self) -> Result<()> {
+        if self.index_is_stale() { self.save_index() } else { Ok(()) }
     }
 
     fn close(&self) -> Result<()> {

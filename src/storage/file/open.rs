@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::format::{FIRST_TRANSACTION, MAGIC_FS21, MAGIC_FS30, POSITION_LIMIT};
 use super::index::Index;
+use super::index_check::{SMALLEST_END, check};
 use super::index_file::{self, Saved};
 use super::io::{DataFile, RawFile, io_error, sync_directory_of};
 use super::lock::LockFile;
@@ -47,7 +48,7 @@ impl FileStorage {
         let raw = wrap(open_file(path, read_only, create)?);
         let file = Arc::new(DataFile::new(raw, path.clone()));
         check_magic(&file, read_only)?;
-        let (state, saved_end) = read_state(file, read_only)?;
+        let Opened { state, saved_end, how } = read_state(file, read_only)?;
         warn_of_future(path, state.last_tid, clock);
 
         let largest = state.index.last_oid().unwrap_or(Oid::ZERO);
@@ -66,6 +67,7 @@ impl FileStorage {
             oids: Mutex::new(Oids::open(path, largest)),
             saving: Mutex::new(Saving { end: saved_end }),
             state: RwLock::new(Some(state)),
+            opened: how,
         })
     }
 }
@@ -116,48 +118,56 @@ fn check_magic(file: &DataFile, read_only: bool) -> Result<()> {
     Err(StorageError::Format { path: file.path().to_path_buf(), problem })
 }
 
-/// The index, from its file or from the data file, and up to where it is saved.
-fn read_state(file: Arc<DataFile>, read_only: bool) -> Result<(State, u64)> {
-    let path = file.path().to_path_buf();
-    let path = path.display();
+/// What a storage begins with.
+struct Opened {
+    state: State,
+    /// Up to where the index is saved.
+    saved_end: u64,
+    /// Where the index came from.
+    how: String,
+}
+
+/// The index, from its file or from the data file.
+fn read_state(file: Arc<DataFile>, read_only: bool) -> Result<Opened> {
     let begun = Instant::now();
-    if let Some((saved, last_tid)) = usable_index(&file)? {
-        let Saved { mut index, end: saved_end } = saved;
-        let scanned = scan(&file, &mut index, saved_end, last_tid, read_only)?;
-        info!(
-            target: "ZODB.FileStorage",
-            "{path}: {} objects in {} bytes; index loaded in {:.3} seconds, {} newer transactions added",
-            index.len(), scanned.end, begun.elapsed().as_secs_f64(), scanned.transactions
-        );
-        let state = State { file, index, end: scanned.end, last_tid: scanned.last_tid };
-        return Ok((state, saved_end));
-    }
     let size = file.len()?;
-    if size > FIRST_TRANSACTION {
+    // An empty file that may not be written has no magic either.
+    if size < FIRST_TRANSACTION {
+        let state = State { file, index: Index::default(), end: FIRST_TRANSACTION, last_tid: Tid::ZERO };
+        return Ok(Opened { state, saved_end: FIRST_TRANSACTION, how: "nothing to index".to_owned() });
+    }
+    let usable = usable_index(&file)?;
+    let rebuilding = usable.is_none();
+    if rebuilding && size > FIRST_TRANSACTION {
+        let path = file.path().display();
         info!(target: "ZODB.FileStorage", "{path}: no usable index, scanning all {size} bytes");
     }
-    let mut index = Index::default();
-    // An empty file that may not be written has no magic either.
-    let start = FIRST_TRANSACTION;
-    let scanned = if size < start {
-        super::scan::Scanned { end: start, last_tid: Tid::ZERO, transactions: 0 }
-    } else {
-        scan(&file, &mut index, start, Tid::ZERO, read_only)?
-    };
-    info!(
-        target: "ZODB.FileStorage",
-        "{path}: {} objects in {} transactions and {} bytes; index rebuilt in {:.3} seconds",
-        index.len(), scanned.transactions, scanned.end, begun.elapsed().as_secs_f64()
-    );
-    if !read_only {
-        // A process that was killed may have left data that is not on disk yet; the index must not be ahead of it.
+    let empty = || (Saved { index: Index::default(), end: FIRST_TRANSACTION }, Tid::ZERO);
+    let (Saved { mut index, end: saved_end }, last_tid) = usable.unwrap_or_else(empty);
+    let scanned = scan(&file, &mut index, saved_end, last_tid, read_only)?;
+    if scanned.transactions > 0 && !read_only {
+        // A process that was killed may have left data that is not on disk yet; no index must be ahead of it.
         file.sync()?;
-        if let Err(problem) = index_file::save(file.path(), &index, scanned.end) {
-            warn!(target: "ZODB.FileStorage", "the index could not be saved: {problem}");
-        }
     }
-    let saved_end = scanned.end;
-    Ok((State { file, index, end: scanned.end, last_tid: scanned.last_tid }, saved_end))
+    let state = State { file, index, end: scanned.end, last_tid: scanned.last_tid };
+    if !rebuilding {
+        let how = format!(
+            "index loaded in {:.3} seconds, {} newer transactions added",
+            begun.elapsed().as_secs_f64(),
+            scanned.transactions
+        );
+        return Ok(Opened { state, saved_end, how });
+    }
+    let how = format!(
+        "index rebuilt from {} transactions in {:.3} seconds",
+        scanned.transactions,
+        begun.elapsed().as_secs_f64()
+    );
+    if !read_only && let Err(problem) = index_file::save(&state.index, &state.view()) {
+        warn!(target: "ZODB.FileStorage", "the index could not be saved: {problem}");
+    }
+    let saved_end = state.end;
+    Ok(Opened { state, saved_end, how })
 }
 
 fn usable_index(file: &Arc<DataFile>) -> Result<Option<(Saved, Tid)>> {
@@ -165,15 +175,20 @@ fn usable_index(file: &Arc<DataFile>) -> Result<Option<(Saved, Tid)>> {
         return Ok(None);
     };
     let view = View { file: Arc::clone(file), end: saved.end };
-    let last_tid = match index_file::newest_tid_if_sane(&saved, &view) {
+    let sane = match check(&saved, &view) {
         // Nonsense in the data file where the index ends: the scan tells what it is.
         Err(StorageError::Corrupted { .. }) => None,
         checked => checked?,
     };
-    if last_tid.is_none() {
-        warn!(target: "ZODB.FileStorage", "Ignoring index for {}", file.path().display());
+    if sane.is_none() {
+        let path = file.path().display();
+        if saved.end < SMALLEST_END {
+            info!(target: "ZODB.FileStorage", "Ignoring index for {path}: it covers {} bytes only", saved.end);
+        } else {
+            warn!(target: "ZODB.FileStorage", "Ignoring index for {path}");
+        }
     }
-    Ok(last_tid.map(|last_tid| (saved, last_tid)))
+    Ok(sane.map(|sane| (saved, sane.last_tid)))
 }
 
 fn warn_of_future(path: &Path, last_tid: Tid, clock: fn() -> SystemTime) {

@@ -12,7 +12,7 @@ use super::FileStorage;
 use super::format::{BACK_POINTER_LEN, DataHeader, FIRST_TRANSACTION, TRAILER_LEN, TransactionHeader};
 use super::io::{DataFile, Window, in_memory};
 use crate::ids::{Oid, Tid};
-use crate::storage::{CurrentRecord, Metadata, Result, Revision, StorageError, TransactionSummary};
+use crate::storage::{CurrentRecord, Invalidations, Metadata, Result, Revision, StorageError, TransactionSummary};
 
 /// Most records fit the first read; those that do not cost a second one.
 const FIRST_READ: usize = 4096;
@@ -235,7 +235,7 @@ impl FileStorage {
         Ok(Some(CurrentRecord { oid, tid: head.header.tid, data, next }))
     }
 
-    pub(super) fn read_last_invalidations(&self, count: usize) -> Result<Vec<(Tid, Vec<Oid>)>> {
+    pub(super) fn read_last_invalidations(&self, count: usize) -> Result<Invalidations> {
         let view = self.view()?;
         let mut position = view.end;
         for _ in 0..count {

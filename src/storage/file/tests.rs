@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::format::{MAGIC_FS21, STATUS_VOTED};
-use super::io::with_suffix;
+use super::io::{in_memory, with_suffix};
 use super::*;
 use crate::storage::Publisher;
 use crate::storage::battery::battery;
@@ -297,15 +298,101 @@ fn an_object_stored_twice_costs_no_scan() {
     storage.close().expect("close");
     drop(storage);
 
-    let saved = index_file::load(&place.path()).expect("an index");
-    let raw = Box::new(File::open(place.path()).expect("open"));
-    let view = View { file: Arc::new(DataFile::new(raw, place.path())), end: saved.end };
-    assert!(index_file::newest_tid_if_sane(&saved, &view).expect("check").is_some());
+    let (saved, verdict) = place.saved_index();
+    assert_eq!(verdict, Some(false), "there is no earlier index that Python takes");
+    assert_eq!(saved.end, place.bytes().len() as u64);
     let mut wrong = Index::default();
     wrong.insert(ROOT, 27);
-    let wrong = index_file::Saved { index: wrong, end: saved.end };
-    assert!(index_file::newest_tid_if_sane(&wrong, &view).expect("check").is_none(), "its first record");
+    assert_eq!(place.judge(&index_file::Saved { index: wrong, end: saved.end }), None, "its first record");
     assert_eq!(data(&place.open(), ROOT), b"third");
+}
+
+/// Oids and positions, in order.
+fn entries(index: &Index) -> Vec<(u64, u64)> {
+    index
+        .buckets()
+        .flat_map(|(prefix, bucket)| bucket.map(move |(oid, at)| (prefix << 16 | u64::from(oid), at)))
+        .collect()
+}
+
+impl Place {
+    /// `None` if an index is refused; otherwise whether Python takes it, too.
+    fn judge(&self, saved: &index_file::Saved) -> Option<bool> {
+        let raw = Box::new(File::open(self.path()).expect("open"));
+        let view = View { file: Arc::new(DataFile::new(raw, self.path())), end: saved.end };
+        index_check::check(saved, &view).expect("check").map(|sane| sane.python_agrees)
+    }
+
+    /// The index as it is in its file, and the judgement of it.
+    fn saved_index(&self) -> (index_file::Saved, Option<bool>) {
+        let saved = index_file::load(&self.path()).expect("an index");
+        let verdict = self.judge(&saved);
+        (saved, verdict)
+    }
+}
+
+fn commit_all(storage: &Arc<FileStorage>, stores: &[u64]) {
+    let mut commit = begin(storage);
+    for (number, &oid) in stores.iter().enumerate() {
+        let serial = storage.current_tid(Oid(oid)).unwrap_or(Tid::ZERO);
+        commit.store(Oid(oid), serial, format!("record {number} of {oid}").as_bytes()).expect("store");
+    }
+    commit.vote().expect("vote");
+    commit.finish(&mut Direct).expect("finish");
+}
+
+#[test]
+fn the_index_is_saved_as_of_before_objects_stored_twice() {
+    let place = Place::new();
+    let storage = place.open();
+    commit_all(&storage, &[0, 1, 2]);
+    let trusted = storage.size();
+    let before = storage.with_state(|state| entries(&state.index)).expect("open");
+    commit_all(&storage, &[1, 7, 1, 7]);
+    commit_all(&storage, &[2, 8, 2]);
+    commit_all(&storage, &[]);
+    let now = storage.with_state(|state| entries(&state.index)).expect("open");
+    storage.close().expect("close");
+    drop(storage);
+
+    let (saved, verdict) = place.saved_index();
+    assert_eq!((saved.end, verdict, saved.index.len()), (trusted, Some(true), 3));
+    assert_eq!(entries(&saved.index), before);
+    let storage = place.open();
+    assert_eq!(storage.with_state(|state| entries(&state.index)).expect("open"), now);
+    assert!(storage.describe().ends_with(" 3 newer transactions added"), "{}", storage.describe());
+
+    // Beyond the records that Python looks at, and under a transaction that it likes, there is nothing to mend.
+    commit_all(&storage, &[0, 1, 2, 3, 4, 5, 6, 5]);
+    storage.close().expect("close");
+    let (saved, verdict) = place.saved_index();
+    assert_eq!((saved.end, verdict), (place.bytes().len() as u64, Some(true)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever is saved is what a scan of that part of the file finds.
+    #[test]
+    fn a_saved_index_is_that_of_its_part_of_the_file(
+        history in prop::collection::vec(prop::collection::vec(0_u64..6, 0..7), 1..8),
+    ) {
+        let place = Place::new();
+        let storage = place.open();
+        for stores in &history {
+            commit_all(&storage, stores);
+        }
+        let len = storage.len();
+        storage.close().expect("close");
+        // Of empty transactions alone no index is saved; the one of the new file is still there.
+        if len > 0 {
+            let (saved, _) = place.saved_index();
+            let part = Place::new();
+            part.put(place.bytes().get(..in_memory(saved.end)).expect("within the file"));
+            let scanned = part.open().with_state(|state| entries(&state.index)).expect("open");
+            prop_assert_eq!(entries(&saved.index), scanned);
+        }
+    }
 }
 
 #[test]
@@ -333,12 +420,21 @@ fn the_index_is_saved_beside_a_running_transaction() {
     assert!(storage.index_is_stale());
     let end = storage.size();
     let commit = voted(&storage, Oid(2), b"not yet").expect("vote");
-    storage.save_index().expect("save");
+    storage.maintain().expect("maintain");
     assert!(!storage.index_is_stale());
     let saved = index_file::load(&place.path()).expect("an index");
     assert_eq!((saved.end, saved.index.len(), saved.index.get(Oid(2))), (end, 2, None));
     commit.finish(&mut Direct).expect("finish");
     assert_eq!(data(&storage, Oid(1)).len(), 17 << 20);
+
+    // What a server leaves that is killed now.
+    let killed = Place::new();
+    killed.put(&place.bytes());
+    let index = std::fs::read(with_suffix(&place.path(), ".index")).expect("read the index");
+    std::fs::write(with_suffix(&killed.path(), ".index"), index).expect("write the index");
+    let storage = killed.open();
+    assert!(storage.describe().ends_with(" 1 newer transactions added"), "{}", storage.describe());
+    assert_eq!(data(&storage, Oid(2)), b"not yet");
 }
 
 #[test]
