@@ -86,7 +86,7 @@ impl Client {
         Ok(())
     }
 
-    /// The next reply; waits for it. Invalidations on the way are read and dropped.
+    /// The next reply; waits for it. What the server tells all clients is read and dropped.
     pub fn reply(&mut self) -> Result<Reply, Error> {
         loop {
             if let Some(reply) = self.arrived_reply()? {
@@ -108,7 +108,7 @@ impl Client {
                     return Ok(Some(Reply { id: id.clone(), result: last.clone() }));
                 }
                 (Value::Int(2), Some(b".reply")) => return Err(Error::Fault(last.clone())),
-                (Value::Bool(true) | Value::Int(1), Some(b"invalidateTransaction")) => {}
+                (Value::Bool(true) | Value::Int(1), Some(b"invalidateTransaction" | b"info")) => {}
                 _ => return Err(shape()),
             }
         }
