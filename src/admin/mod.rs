@@ -2,5 +2,4 @@
 //!
 //! Only here does the process talk to a person, read its environment and choose an exit code.
 
-mod getopt;
 pub mod runzeo;

@@ -4,6 +4,7 @@
 //! the pid file, the storages, signal handlers, the server. A signal that comes before its handler is
 //! there ends the process as it would any other.
 
+mod command_line;
 mod options;
 mod pid_file;
 
@@ -60,10 +61,9 @@ enum RunError {
 
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-    let program = arguments.next().unwrap_or_else(|| "runzeo".to_owned());
-    let arguments: Vec<String> = arguments.collect();
-    match options::parse(&arguments) {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().map_or_else(|| "runzeo".to_owned(), |name| name.to_string_lossy().into_owned());
+    match options::parse(arguments) {
         Ok(Command::Help) => say(&options::HELP.replace("PROG", &program)),
         Ok(Command::Version) => say(concat!("zeolite ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Configured(Action::Check, options)) => say(&summary(&options)),
@@ -111,13 +111,12 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
         return Err(RunError::AddressInUse(options.server.address));
     }
     let _pid_file = pid_file_path(&options.server).map(PidFile::create);
-    let storages = open_storages(&options.storages)?;
     let reopen = options.event_log.is_some().then_some(log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let storages = open_storages(&options.storages)?;
     let (signals, server) = {
         let _context = runtime.enter();
-        // In this order, so that whoever sees the server listen may send signals.
-        (Signals::install()?, Server::bind(server_options(&options.server, storages))?)
+        listen(server_options(&options.server, storages.clone())).inspect_err(|_| close_storages(&storages))?
     };
     let code = if action == Action::Test {
         say("testing exit immediately\n");
@@ -128,6 +127,11 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
     // The server has waited for what matters. A call that hangs in a dead disk must not keep the process.
     runtime.shutdown_timeout(SHUTDOWN_TIME);
     Ok(code)
+}
+
+/// In this order, so that whoever sees the server listen may send signals.
+fn listen(options: ServerOptions) -> Result<(Signals, Server), RunError> {
+    Ok((Signals::install()?, Server::bind(options)?))
 }
 
 fn warn_of_environment() {
@@ -171,16 +175,21 @@ fn open_storages(settings: &[(String, StorageSettings)]) -> Result<NamedStorages
         match open_storage(name, settings) {
             Ok(storage) => opened.push((name.clone(), storage)),
             Err(source) => {
-                for (name, storage) in opened {
-                    if let Err(error) = storage.close() {
-                        error!(target: LOGGER, "closing storage {}: {error}", repr(&name));
-                    }
-                }
+                close_storages(&opened);
                 return Err(RunError::Storage { name: name.clone(), source });
             }
         }
     }
     Ok(opened)
+}
+
+/// Closes what no server will.
+fn close_storages(storages: &[(String, Arc<dyn Storage>)]) {
+    for (name, storage) in storages {
+        if let Err(error) = storage.close() {
+            error!(target: LOGGER, "closing storage {}: {error}", repr(name));
+        }
+    }
 }
 
 fn open_storage(name: &str, settings: &StorageSettings) -> Result<Arc<dyn Storage>, StorageError> {

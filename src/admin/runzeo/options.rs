@@ -1,8 +1,9 @@
 //! The command line of runzeo, and what it makes of the configuration file.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::admin::getopt::{self, Given, Known};
+use super::command_line::{self, Given, Switch};
 use crate::config::datatypes::socket_binding_address;
 use crate::config::{self, FileStorageSettings, ServerSettings, SocketAddress, StorageSettings};
 use crate::literals::{parse_float, repr};
@@ -79,49 +80,13 @@ pub struct Options {
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Copy)]
-enum Switch {
-    Help,
-    Version,
-    Configure,
-    Override,
-    Test,
-    Check,
-    Address,
-    Filename,
-    Timeout,
-    PidFile,
-    /// Of the original before version 5, with what to do instead.
-    Gone(&'static str),
-}
-
-const MONITOR: &str = "use zeo-nagios, which asks the server's own address";
-const AUTHENTICATION: &str = "let a firewall or a Unix domain socket guard the server";
-
-const SWITCHES: [(Option<char>, &str, bool, Switch); 14] = [
-    (Some('h'), "help", false, Switch::Help),
-    (None, "version", false, Switch::Version),
-    (Some('C'), "configure", true, Switch::Configure),
-    (Some('X'), "", true, Switch::Override),
-    (None, "test", false, Switch::Test),
-    (None, "check-config", false, Switch::Check),
-    (Some('a'), "address", true, Switch::Address),
-    (Some('f'), "filename", true, Switch::Filename),
-    (Some('t'), "timeout", true, Switch::Timeout),
-    (None, "pid-file", true, Switch::PidFile),
-    (Some('m'), "monitor", true, Switch::Gone(MONITOR)),
-    (None, "auth-protocol", true, Switch::Gone(AUTHENTICATION)),
-    (None, "auth-database", true, Switch::Gone(AUTHENTICATION)),
-    (None, "auth-realm", true, Switch::Gone(AUTHENTICATION)),
-];
-
 /// Values of the command line, before the configuration file is read.
 #[derive(Default)]
 struct Values {
     configuration: Option<String>,
     overrides: Vec<String>,
     address: Option<SocketAddress>,
-    filenames: Vec<String>,
+    filenames: Vec<PathBuf>,
     timeout_s: Option<f64>,
     pid_file: Option<PathBuf>,
     action: Option<Action>,
@@ -129,24 +94,13 @@ struct Values {
 
 /// Reads `arguments`, without the program's name, and the configuration file that they name. The
 /// error is for the person who wrote them.
-pub fn parse(arguments: &[String]) -> Result<Command, String> {
-    let known = SWITCHES.map(|(short, long, takes_argument, switch)| Known {
-        short,
-        long,
-        takes_argument,
-        is_original: !matches!(switch, Switch::Check | Switch::Gone(_)),
-    });
-    let (given, rest) = getopt::parse(arguments, &known)?;
-    if !rest.is_empty() {
-        return Err("positional arguments are not supported".to_owned());
-    }
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut values = Values::default();
-    for option in given {
-        let Some((_, _, _, switch)) = SWITCHES.get(option.index) else { continue };
-        match switch {
+    for given in command_line::read(arguments)? {
+        match given.switch {
             Switch::Help => return Ok(Command::Help),
             Switch::Version => return Ok(Command::Version),
-            switch => values.take(*switch, option)?,
+            _ => values.take(given)?,
         }
     }
     let action = values.action.unwrap_or(Action::Serve);
@@ -154,39 +108,31 @@ pub fn parse(arguments: &[String]) -> Result<Command, String> {
 }
 
 impl Values {
-    fn take(&mut self, switch: Switch, option: Given) -> Result<(), String> {
-        let Given { spelling, argument, .. } = option;
-        let invalid = |message: String| format!("invalid value for {spelling} {}: {message}", repr(&argument));
-        match switch {
-            Switch::Help | Switch::Version => Ok(()),
-            Switch::Configure => once(&mut self.configuration, argument, &spelling),
-            Switch::Override => {
-                self.overrides.push(argument);
-                Ok(())
-            }
-            Switch::Test => {
-                self.action = self.action.or(Some(Action::Test));
-                Ok(())
-            }
-            Switch::Check => {
-                self.action = Some(Action::Check);
-                Ok(())
-            }
+    fn take(&mut self, given: Given) -> Result<(), String> {
+        let spelling = given.spelling;
+        let invalid = |text: &str, reason: String| format!("invalid value for {spelling} {}: {reason}", repr(text));
+        match given.switch {
+            Switch::Help | Switch::Version => {}
+            Switch::Configure => once(&mut self.configuration, given.text()?, spelling)?,
+            Switch::Override => self.overrides.push(given.text()?),
+            Switch::Test => self.action = self.action.or(Some(Action::Test)),
+            Switch::Check => self.action = Some(Action::Check),
             Switch::Address => {
-                self.address = Some(socket_binding_address(&argument).map_err(invalid)?);
-                Ok(())
+                let text = given.text()?;
+                self.address = Some(socket_binding_address(&text).map_err(|reason| invalid(&text, reason))?);
             }
-            Switch::Filename => {
-                self.filenames.push(argument);
-                Ok(())
-            }
+            Switch::Filename => self.filenames.push(given.value.into()),
             Switch::Timeout => {
-                let seconds = parse_float(&argument).map_err(invalid)?;
-                once(&mut self.timeout_s, seconds, &spelling)
+                let text = given.text()?;
+                let seconds = parse_float(&text).map_err(|reason| invalid(&text, reason))?;
+                once(&mut self.timeout_s, seconds, spelling)?;
             }
-            Switch::PidFile => once(&mut self.pid_file, argument.into(), &spelling),
-            Switch::Gone(remedy) => Err(format!("option {spelling} is not supported by this server: {remedy}")),
+            Switch::PidFile => once(&mut self.pid_file, given.value.into(), spelling)?,
+            Switch::Gone(remedy) => {
+                return Err(format!("option {spelling} is not supported by this server: {remedy}"));
+            }
         }
+        Ok(())
     }
 
     /// Puts the command line on top of the configuration file.
@@ -229,10 +175,10 @@ fn once<T: PartialEq>(slot: &mut Option<T>, value: T, spelling: &str) -> Result<
 }
 
 /// The files of `-f`, as storages `1`, `2` and so on.
-fn numbered(filenames: &[String]) -> Vec<(String, StorageSettings)> {
+fn numbered(filenames: &[PathBuf]) -> Vec<(String, StorageSettings)> {
     (1_usize..)
         .zip(filenames)
-        .map(|(number, name)| (number.to_string(), StorageSettings::File(FileStorageSettings::new(name.into()))))
+        .map(|(number, name)| (number.to_string(), StorageSettings::File(FileStorageSettings::new(name.clone()))))
         .collect()
 }
 
@@ -253,7 +199,7 @@ mod tests {
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<Command, String> {
-        parse(&arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>())
+        parse(arguments.iter().map(OsString::from))
     }
 
     fn options(arguments: &[&str]) -> Options {
@@ -284,7 +230,7 @@ mod tests {
         assert_eq!(both.server.address, SocketAddress::Tcp(String::new(), Some(2)));
         assert_eq!(both.server.transaction_timeout_s, Some(5.0));
         assert!(both.server.read_only);
-        assert_eq!(both.storages, numbered(&["a.fs".to_owned()]));
+        assert_eq!(both.storages, numbered(&["a.fs".into()]));
     }
 
     #[test]
