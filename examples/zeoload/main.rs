@@ -41,7 +41,7 @@ fn command() -> Command {
     let size = Arg::new("size")
         .long("size")
         .default_value("300")
-        .value_parser(value_parser!(u32).range(record::MIN_BYTES as i64..=1 << 24))
+        .value_parser(value_parser!(u32).range(i64::try_from(record::MIN_BYTES).expect("a few bytes")..=1 << 24))
         .help("Bytes in one object record");
     let measured = |command: Command| {
         command

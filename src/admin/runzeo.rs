@@ -131,7 +131,7 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
 
 /// In this order, so that whoever sees the server listen may send signals.
 fn listen(options: ServerOptions) -> Result<(Signals, Server), RunError> {
-    Ok((Signals::install()?, Server::bind(options)?))
+    Ok((Signals::install()?, Server::bind(&options)?))
 }
 
 fn warn_of_environment() {

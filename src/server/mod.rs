@@ -127,10 +127,10 @@ pub enum StartError {
 
 impl Server {
     /// Listens; nobody is served before [`run`](Self::run).
-    pub fn bind(options: ServerOptions) -> Result<Self, StartError> {
+    pub fn bind(options: &ServerOptions) -> Result<Self, StartError> {
         let mut storages = BTreeMap::new();
         for (name, storage) in &options.storages {
-            let served = Served::new(name.clone(), Arc::clone(storage), &options)?;
+            let served = Served::new(name.clone(), Arc::clone(storage), options)?;
             storages.insert(name.clone(), Arc::new(served));
         }
         let mode = |read_only| if read_only { "RO" } else { "RW" };
