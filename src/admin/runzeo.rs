@@ -116,7 +116,7 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
     let storages = open_storages(&options.storages)?;
     let (signals, server) = {
         let _context = runtime.enter();
-        listen(server_options(&options.server, storages.clone())).inspect_err(|_| close_storages(&storages))?
+        listen(&server_options(&options.server, storages.clone())).inspect_err(|_| close_storages(&storages))?
     };
     let code = if action == Action::Test {
         say("testing exit immediately\n");
@@ -130,8 +130,8 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
 }
 
 /// In this order, so that whoever sees the server listen may send signals.
-fn listen(options: ServerOptions) -> Result<(Signals, Server), RunError> {
-    Ok((Signals::install()?, Server::bind(&options)?))
+fn listen(options: &ServerOptions) -> Result<(Signals, Server), RunError> {
+    Ok((Signals::install()?, Server::bind(options)?))
 }
 
 fn warn_of_environment() {
