@@ -270,6 +270,52 @@ def test_help_and_version() -> None:
         assert re.search(r"\d+\.\d+" if switch == "--version" else "-a.*ADDRESS", done.stdout)
 
 
+_NOT_UTF_8 = os.fsdecode(b"\xff")
+_SERVED = ["-a", "127.0.0.1:0", "-f", "Data.fs", "--test"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "created"),
+    [
+        (["-f=a=.fs"], "=a=.fs"),
+        (["-f", f"{_NOT_UTF_8}.fs"], f"{_NOT_UTF_8}.fs"),
+        ([f"--filename={_NOT_UTF_8}.fs"], f"{_NOT_UTF_8}.fs"),
+    ],
+)
+def test_file_names_are_taken_as_they_are(tmp_path: Path, arguments: list[str], created: str) -> None:
+    done = _run(["-a", "127.0.0.1:0", *arguments, "--test"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / created).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([*_SERVED, "-t", f"5{_NOT_UTF_8}"], "invalid value for -t '5"),
+        ([f"--test{_NOT_UTF_8}"], "option --test"),
+        ([f"-{_NOT_UTF_8}"], "option -"),
+        ([f"--test={_NOT_UTF_8}"], "option --test must not have an argument"),
+        ([_NOT_UTF_8], "positional arguments are not supported"),
+    ],
+)
+def test_arguments_that_are_no_text(tmp_path: Path, arguments: list[str], error: str) -> None:
+    done = _run(arguments, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: {error}")
+    assert os.listdir(tmp_path) == []
+
+
+def _run(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*runzeo_command(), *arguments],
+        cwd=directory,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+
 @pytest.mark.skipif(SUBJECT == "runzeo", reason="--check-config is an extension of zeolite")
 def test_check_config_opens_nothing(tmp_path: Path) -> None:
     conf = tmp_path / "zeo.conf"
