@@ -237,6 +237,15 @@ def test_unix_address_in_use(start: Callable[..., Running], tmp_path: Path) -> N
     assert _refused(path, tmp_path).startswith(f"Error: address '{path}' already in use\n")
 
 
+@pytest.mark.skipif(SUBJECT == "runzeo", reason="the original leaves them open")
+def test_storages_are_closed_if_the_server_cannot_listen(tmp_path: Path) -> None:
+    done = _run(["-a", f"{tmp_path}/nope/s", "-f", "a.fs", "-f", "b.fs"], tmp_path)
+    assert done.returncode == 1
+    assert "closing storage '1'" in done.stderr
+    assert "closing storage '2'" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: cannot listen on")
+
+
 def _refused(address: str, directory: Path) -> str:
     done = subprocess.run(
         [*runzeo_command(), "-a", address, "-f", str(directory / "other.fs")],
