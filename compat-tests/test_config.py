@@ -237,6 +237,15 @@ def test_unix_address_in_use(start: Callable[..., Running], tmp_path: Path) -> N
     assert _refused(path, tmp_path).startswith(f"Error: address '{path}' already in use\n")
 
 
+@pytest.mark.skipif(SUBJECT == "runzeo", reason="the original leaves them open")
+def test_storages_are_closed_if_the_server_cannot_listen(tmp_path: Path) -> None:
+    done = _run(["-a", f"{tmp_path}/nope/s", "-f", "a.fs", "-f", "b.fs"], tmp_path)
+    assert done.returncode == 1
+    assert "closing storage '1'" in done.stderr
+    assert "closing storage '2'" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: cannot listen on")
+
+
 def _refused(address: str, directory: Path) -> str:
     done = subprocess.run(
         [*runzeo_command(), "-a", address, "-f", str(directory / "other.fs")],
@@ -268,6 +277,52 @@ def test_help_and_version() -> None:
         assert done.stderr == ""
         # The texts are each subject's own; the original's version is that of zdaemon.
         assert re.search(r"\d+\.\d+" if switch == "--version" else "-a.*ADDRESS", done.stdout)
+
+
+_NOT_UTF_8 = os.fsdecode(b"\xff")
+_SERVED = ["-a", "127.0.0.1:0", "-f", "Data.fs", "--test"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "created"),
+    [
+        (["-f=a=.fs"], "=a=.fs"),
+        (["-f", f"{_NOT_UTF_8}.fs"], f"{_NOT_UTF_8}.fs"),
+        ([f"--filename={_NOT_UTF_8}.fs"], f"{_NOT_UTF_8}.fs"),
+    ],
+)
+def test_file_names_are_taken_as_they_are(tmp_path: Path, arguments: list[str], created: str) -> None:
+    done = _run(["-a", "127.0.0.1:0", *arguments, "--test"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / created).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([*_SERVED, "-t", f"5{_NOT_UTF_8}"], "invalid value for -t '5"),
+        ([f"--test{_NOT_UTF_8}"], "option --test"),
+        ([f"-{_NOT_UTF_8}"], "option -"),
+        ([f"--test={_NOT_UTF_8}"], "option --test must not have an argument"),
+        ([_NOT_UTF_8], "positional arguments are not supported"),
+    ],
+)
+def test_arguments_that_are_no_text(tmp_path: Path, arguments: list[str], error: str) -> None:
+    done = _run(arguments, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: {error}")
+    assert os.listdir(tmp_path) == []
+
+
+def _run(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*runzeo_command(), *arguments],
+        cwd=directory,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
 
 
 @pytest.mark.skipif(SUBJECT == "runzeo", reason="--check-config is an extension of zeolite")

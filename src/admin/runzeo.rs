@@ -113,8 +113,8 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
     let _pid_file = pid_file_path(&options.server).map(PidFile::create);
     let reopen = options.event_log.is_some().then_some(log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let storages = open_storages(&options.storages)?;
     let (signals, server) = {
+        let storages = open_storages(&options.storages)?;
         let _context = runtime.enter();
         listen(&server_options(&options.server, storages.clone())).inspect_err(|_| close_storages(&storages))?
     };
@@ -186,6 +186,7 @@ fn open_storages(settings: &[(String, StorageSettings)]) -> Result<NamedStorages
 /// Closes what no server will.
 fn close_storages(storages: &[(String, Arc<dyn Storage>)]) {
     for (name, storage) in storages {
+        info!(target: LOGGER, "({}) closing storage {}", std::process::id(), repr(name));
         if let Err(error) = storage.close() {
             error!(target: LOGGER, "closing storage {}: {error}", repr(name));
         }
