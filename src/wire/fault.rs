@@ -173,6 +173,13 @@ impl Fault {
             Self::MultipleUndo(refusals) => multiple_undo(refusals, encoding),
             Self::Key(key) | Self::NotAnOid(key) => args([key.clone()]),
             Self::Os { errno, message } => args([Value::Int((*errno).into()), Value::text(message)]),
+            _ => args([Value::text(self.text().unwrap_or_default())]),
+        }
+    }
+
+    /// The message of an exception that has nothing else.
+    fn text(&self) -> Option<&str> {
+        match self {
             Self::StorageTransaction(text)
             | Self::StorageSystem(text)
             | Self::FileStorage(text)
@@ -184,7 +191,8 @@ impl Fault {
             | Self::Type(text)
             | Self::Attribute(text)
             | Self::Assertion(Some(text))
-            | Self::Other(text) => args([Value::text(text)]),
+            | Self::Other(text) => Some(text),
+            _ => None,
         }
     }
 
@@ -218,18 +226,7 @@ impl fmt::Display for Fault {
             Self::MultipleUndo(refusals) => write!(f, "{class}: {} objects", refusals.len()),
             Self::Key(_) | Self::NotAnOid(_) => write!(f, "{class}: no such key"),
             Self::Os { message, .. } => write!(f, "{class}: {message}"),
-            Self::StorageTransaction(text)
-            | Self::StorageSystem(text)
-            | Self::FileStorage(text)
-            | Self::FileStorageQuota(text)
-            | Self::Corrupted(text)
-            | Self::StorageServer(text)
-            | Self::Unsupported(text)
-            | Self::Value(text)
-            | Self::Type(text)
-            | Self::Attribute(text)
-            | Self::Assertion(Some(text))
-            | Self::Other(text) => write!(f, "{class}: {text}"),
+            _ => write!(f, "{class}: {}", self.text().unwrap_or_default()),
         }
     }
 }

@@ -113,7 +113,7 @@ fn check_magic(file: &DataFile, read_only: bool) -> Result<()> {
         "larger than the index has positions for".to_owned()
     } else {
         let begin = magic.get(..read).unwrap_or_default().escape_ascii();
-        format!("not a FileStorage data file: it begins with {begin:?}, not with FS30 or FS21")
+        format!("not a FileStorage data file: it begins with '{begin}', not with FS30 or FS21")
     };
     Err(StorageError::Format { path: file.path().to_path_buf(), problem })
 }
