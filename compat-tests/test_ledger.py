@@ -17,3 +17,8 @@ def test_every_entry_is_used():
     tests = "\n".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
     used = set(re.findall(r'differs\(\s*"([^"]+)"', tests))
     assert used == set(ENTRIES)
+
+
+def test_every_entry_is_explained_to_people():
+    page = (Path(__file__).parent.parent / "docs" / "COMPAT.md").read_text()
+    assert [key for key in ENTRIES if f"`{key}`" not in page] == []

@@ -41,8 +41,6 @@ struct Connection<S> {
     /// Taken from the outbox; written up to `sent`.
     sending: Vec<u8>,
     sent: usize,
-    /// The largest frame the peer may send.
-    frame_limit: usize,
 }
 
 /// What the socket brought.
@@ -59,14 +57,8 @@ enum Event {
 pub async fn serve<S: Stream>(server: Arc<Shared>, stream: S, id: ClientId, address: String) {
     info!(target: "ZEO.asyncio.base", "Connected {address}");
     let outbox = Arc::new(Outbox::default());
-    let mut connection = Connection {
-        stream,
-        outbox: Arc::clone(&outbox),
-        received: BytesMut::new(),
-        sending: Vec::new(),
-        sent: 0,
-        frame_limit: frame::LIMIT_BEFORE_REGISTRATION,
-    };
+    let mut connection =
+        Connection { stream, outbox: Arc::clone(&outbox), received: BytesMut::new(), sending: Vec::new(), sent: 0 };
     push_raw(&outbox, handshake::announce(server.encoding));
     match connection.converse(&server, id, &address).await {
         Ok(()) => debug!(target: "ZEO.asyncio.server", "{address} has gone"),
@@ -106,7 +98,7 @@ impl From<End> for Failure {
 impl<S: Stream> Connection<S> {
     async fn converse(&mut self, server: &Arc<Shared>, id: ClientId, address: &str) -> Result<(), Failure> {
         let answer = loop {
-            if let Some(answer) = self.take_frame()? {
+            if let Some(answer) = self.take_frame(frame::LIMIT_BEFORE_REGISTRATION)? {
                 break answer;
             }
             match self.next_event(true).await? {
@@ -126,7 +118,6 @@ impl<S: Stream> Connection<S> {
             Answer::Refused(shown) => return Err(End::Protocol(format!("bad handshake {shown}")).into()),
         };
         info!(target: "ZEO.asyncio.server", "received handshake {:?}", String::from_utf8_lossy(&answer));
-        self.frame_limit = frame::LIMIT;
         let session = Session::new(Arc::clone(server), id, address.to_owned(), Arc::clone(&self.outbox), dialect);
         self.run(session).await
     }
@@ -134,7 +125,7 @@ impl<S: Stream> Connection<S> {
     async fn run(&mut self, mut session: Session) -> Result<(), Failure> {
         loop {
             while session.is_ready() {
-                match self.take_frame()? {
+                match self.take_frame(session.frame_limit())? {
                     Some(frame) => session.handle(frame)?,
                     None => break,
                 }
@@ -163,8 +154,8 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn take_frame(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
-        frame::take(&mut self.received, self.frame_limit).map_err(|error| End::Protocol(error.to_string()).into())
+    fn take_frame(&mut self, limit: usize) -> Result<Option<bytes::Bytes>, Failure> {
+        frame::take(&mut self.received, limit).map_err(|error| End::Protocol(error.to_string()).into())
     }
 
     /// Writes what there is to write until something arrives.

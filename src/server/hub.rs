@@ -13,7 +13,11 @@
 //! [`Hub::publish`] is the only writer: in one critical section without I/O it makes a transaction
 //! visible in the storage and queues what every client has to hear of it. Replies are queued under
 //! the same lock held shared, which gives R1 and R4. A load is computed without the lock; it is
-//! queued only if nothing was published since it began, else it is computed again, which gives R2.
+//! queued only if nothing was published since it began, else it is computed again, which gives R2. A
+//! load that is overtaken again and again is computed under the lock in the end: it must end.
+//!
+//! One answer stands outside: `getInvalidations` read from the storage itself may be older than what was
+//! announced meanwhile. Clients ask it only while they verify, and keep what comes meanwhile for later.
 //!
 //! Locks are taken in this order: hub, storage, outbox.
 

@@ -26,6 +26,7 @@ use crate::pickle::Value;
 use crate::storage::{self, Storage, Transactions};
 use crate::wire::dialect::Dialect;
 use crate::wire::fault::Fault;
+use crate::wire::frame;
 use crate::wire::message::Request;
 
 /// How many slow calls of one client run at a time; above this its requests wait.
@@ -131,8 +132,8 @@ impl Session {
 
     fn dispatch(&mut self, request: Request) -> Result<(), End> {
         let Some(method) = calls::known(&request.method, self.registration.is_some()) else {
-            let name = String::from_utf8_lossy(&request.method).chars().take(100).collect::<String>();
-            return Err(End::Protocol(format!("Invalid method, {name:?}")));
+            let name = printable(&String::from_utf8_lossy(&request.method));
+            return Err(End::Protocol(format!("Invalid method, '{name}'")));
         };
         let call = Call { id: request.id, is_async: request.is_async, method };
         let args = Args::new(method, request.args);
@@ -140,6 +141,11 @@ impl Session {
             None => self.register(&call, args),
             Some(registration) => calls::dispatch(self, &registration, call, args),
         }
+    }
+
+    /// The longest frame that the client may send now.
+    pub fn frame_limit(&self) -> usize {
+        if self.registration.is_some() { frame::LIMIT } else { frame::LIMIT_BEFORE_REGISTRATION }
     }
 
     /// Whether more requests may be read: not while some wait already.
@@ -206,7 +212,7 @@ impl Session {
             let wants_read_only = args.truth()?;
             args.end()?;
             let Some(served) = self.server.storage(&name) else {
-                info!(target: "ZEO.StorageServer", "({}) unknown storage_id: {name}", self.label);
+                info!(target: "ZEO.StorageServer", "({}) unknown storage_id: {}", self.label, printable(&name));
                 return Err(Fault::unknown_storage(&name));
             };
             let must_not_write = self.server.read_only || served.storage.is_read_only();
@@ -290,10 +296,11 @@ impl Session {
                 if call.is_async {
                     return Err(End::AsyncFault(call.method, fault));
                 }
+                let reason = printable(&fault.to_string());
                 if fault.is_everyday() {
-                    debug!(target: "ZEO.asyncio.server", "({}) `{}` raised exception: {fault}", self.label, call.method);
+                    debug!(target: "ZEO.asyncio.server", "({}) `{}` raised exception: {reason}", self.label, call.method);
                 } else {
-                    warn!(target: "ZEO.asyncio.server", "({}) `{}` raised exception: {fault}", self.label, call.method);
+                    warn!(target: "ZEO.asyncio.server", "({}) `{}` raised exception: {reason}", self.label, call.method);
                 }
                 self.outbox.push(|out| self.dialect.put_fault(out, &call.id, &fault));
             }
@@ -334,6 +341,11 @@ impl Drop for Session {
             info!(target: "ZEO.StorageServer", "({}) disconnected", self.label);
         }
     }
+}
+
+/// What a client sent, fit for one line of the log.
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(200).collect()
 }
 
 /// A tid as clients expect it.

@@ -88,8 +88,6 @@ pub enum Fault {
     FileStorageQuota(String),
     /// The data file contradicts its format.
     Corrupted(String),
-    /// A request that no storage server meets any more.
-    StorageServer(String),
     /// An operation that this storage has not.
     Unsupported(String),
     /// `KeyError`, with the key.
@@ -102,8 +100,6 @@ pub enum Fault {
     Attribute(String),
     /// `AssertionError`, with a message if there is one.
     Assertion(Option<String>),
-    /// `NotImplementedError`
-    NotImplemented,
     /// `OSError`, with the system's number of the error and its meaning.
     Os {
         /// `errno`
@@ -138,14 +134,12 @@ impl Fault {
             Self::FileStorage(_) => "ZODB.FileStorage.FileStorage.FileStorageError",
             Self::FileStorageQuota(_) => "ZODB.FileStorage.FileStorage.FileStorageQuotaError",
             Self::Corrupted(_) => "ZODB.FileStorage.format.CorruptedError",
-            Self::StorageServer(_) => "ZEO.StorageServer.StorageServerError",
             Self::Unsupported(_) => "ZODB.POSException.Unsupported",
             Self::Key(_) => "builtins.KeyError",
             Self::Value(_) => "builtins.ValueError",
             Self::Type(_) => "builtins.TypeError",
             Self::Attribute(_) => "builtins.AttributeError",
             Self::Assertion(_) => "builtins.AssertionError",
-            Self::NotImplemented => "builtins.NotImplementedError",
             Self::Os { .. } => "builtins.OSError",
             Self::Other(_) => "builtins.Exception",
         }
@@ -167,7 +161,7 @@ impl Fault {
                 ("p3", Value::Int(*p3)),
                 ("reason", Value::Int(*reason)),
             ]),
-            Self::ReadOnly | Self::NotImplemented | Self::Assertion(None) => args([]),
+            Self::ReadOnly | Self::Assertion(None) => args([]),
             Self::WrongTransaction { current, given } => args([current.clone(), given.clone()]),
             Self::Undo(refusal) => attributes(refusal.attributes()),
             Self::MultipleUndo(refusals) => multiple_undo(refusals, encoding),
@@ -185,7 +179,6 @@ impl Fault {
             | Self::FileStorage(text)
             | Self::FileStorageQuota(text)
             | Self::Corrupted(text)
-            | Self::StorageServer(text)
             | Self::Unsupported(text)
             | Self::Value(text)
             | Self::Type(text)
@@ -220,7 +213,7 @@ impl fmt::Display for Fault {
                 write!(f, "{class}: oid {oid}, class {class_name}, committed {committed}, read {read}")
             }
             Self::BTreesConflict { p1, p2, p3, reason } => write!(f, "{class}: {p1}/{p2}/{p3}, reason {reason}"),
-            Self::ReadOnly | Self::NotImplemented | Self::Assertion(None) => f.write_str(class),
+            Self::ReadOnly | Self::Assertion(None) => f.write_str(class),
             Self::WrongTransaction { .. } => write!(f, "{class}: not the current transaction"),
             Self::Undo(refusal) => write!(f, "{class}: {}", refusal.reason),
             Self::MultipleUndo(refusals) => write!(f, "{class}: {} objects", refusals.len()),

@@ -10,7 +10,7 @@ use super::load::{extension, set};
 use crate::ids::Tid;
 use crate::pickle::Value;
 use crate::server::served::{Served, integer};
-use crate::server::session::{Answer, Call, Registration, Session};
+use crate::server::session::{Answer, Call, Registration, Session, printable};
 use crate::storage::TransactionSummary;
 use crate::wire::fault::Fault;
 
@@ -42,10 +42,7 @@ pub fn status(served: &Served, args: Args) -> Answer {
 pub fn set_label(session: &mut Session, mut args: Args) -> Answer {
     let label = args.string()?;
     args.end()?;
-    // It goes into every log line about this client: one line, and not a long one.
-    let label: String =
-        String::from_utf8_lossy(&label).chars().filter(|character| !character.is_control()).take(100).collect();
-    session.set_label(&label);
+    session.set_label(&printable(&String::from_utf8_lossy(&label)));
     Ok(Value::None)
 }
 

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::args::Args;
-use crate::blather;
 use crate::ids::{Oid, Tid};
 use crate::pickle::{self, Value};
 use crate::server::commit_lock::CommitTurn;
@@ -22,6 +21,7 @@ use crate::server::transaction_log::{TransactionLog, Unresolved};
 use crate::storage::{Begin, Commit, Metadata, Publisher};
 use crate::wire::dialect::Dialect;
 use crate::wire::fault::Fault;
+use crate::{blather, critical};
 
 /// The transaction of a client, by phase.
 pub enum Transaction {
@@ -276,10 +276,7 @@ pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut
     };
     let (served, call, label) = (Arc::clone(&registration.served), call.clone(), session.label.clone());
     let place = served.commit_lock.ask();
-    let waiting = served.commit_lock.waiting();
-    if waiting > 0 {
-        debug!(target: "ZEO.StorageServer", "({label}) ('{}') queue lock: transactions waiting: {waiting}", served.name);
-    }
+    log_queue(&served, &label);
     let task = session.beside.spawn(async move {
         let turn = place.turn().await;
         let checked = tokio::task::spawn_blocking(move || prepare(&served, *collected, turn, &label)).await;
@@ -290,6 +287,23 @@ pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut
     });
     session.transaction = Transaction::Voting(id, task);
     Ok(())
+}
+
+/// The longer the queue, the louder: sites watch for these lines.
+fn log_queue(served: &Served, label: &str) {
+    let name = &served.name;
+    match served.commit_lock.waiting() {
+        0 => {}
+        waiting @ 1..=3 => {
+            debug!(target: "ZEO.StorageServer", "({label}) ('{name}') queue lock: transactions waiting: {waiting}");
+        }
+        waiting @ 4..=9 => {
+            warn!(target: "ZEO.StorageServer", "({label}) ('{name}') queue lock: transactions waiting: {waiting}");
+        }
+        waiting => {
+            critical!(target: "ZEO.StorageServer", "({label}) ('{name}') queue lock: transactions waiting: {waiting}");
+        }
+    }
 }
 
 /// Checks a transaction against the storage and makes it ready to be finished. On failure the

@@ -1,6 +1,6 @@
 //! `FileStorage`: a database in one file, `Data.fs`, to which transactions are appended.
 //!
-//! The file and those beside it are the original's, byte for byte; either server opens what the other
+//! The file, its index and its lock are the original's, byte for byte; either server opens what the other
 //! left. In the order in which they come into play:
 //!
 //! - `lock`: `Data.fs.lock`, one process that writes
