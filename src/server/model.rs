@@ -202,13 +202,10 @@ fn what_was_written_since_agrees_with_what_was_announced() {
             shuttle::thread::spawn(move || (0..2).for_each(|_| world.commit(1, &writer)))
         };
         // As `getInvalidations` answers: the newest transaction of the queue takes the place of a load.
-        world.hub.consistently(
-            || match world.hub.written_since(Tid(1)) {
-                Since::Complete(newest, _) => newest,
-                Since::TooOld => Tid::ZERO,
-            },
-            |newest| put(&reader, "load", newest),
-        );
+        world.hub.written_since(Tid(1), |since| match since {
+            Since::Complete(newest, _) => put(&reader, "load", newest),
+            Since::TooOld => panic!("the queue reaches back"),
+        });
         commits.join().expect("commits");
         check(&heard(&reader));
     });

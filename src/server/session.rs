@@ -18,10 +18,13 @@ use tracing::{debug, info, warn};
 use super::calls::args::Args;
 use super::calls::commit::{Checked, Transaction};
 use super::calls::iterate::Iterators;
+use super::calls::load::written;
 use super::hub::ClientId;
+use super::invalidation::Since;
 use super::outbox::{Closing, Outbox};
 use super::served::Served;
 use super::{Shared, calls};
+use crate::ids::Tid;
 use crate::pickle::Value;
 use crate::storage::{self, Storage, Transactions};
 use crate::wire::dialect::Dialect;
@@ -280,6 +283,17 @@ impl Session {
         queued
     }
 
+    /// Answers `getInvalidations` from the hub's queue.
+    pub fn reply_written_since(&self, served: &Served, call: &Call, tid: Tid) -> Result<(), End> {
+        served.hub.written_since(tid, |since| {
+            let answer = match since {
+                Since::Complete(newest, oids) => written(newest, oids.into_iter()),
+                Since::TooOld => Value::None,
+            };
+            self.queue_answer(call, Ok(answer))
+        })
+    }
+
     /// Runs a slow call beside the conversation.
     pub fn answer_later(&mut self, call: Call, compute: impl FnOnce() -> Answer + Send + 'static) {
         self.beside.spawn_blocking(move || {
@@ -309,7 +323,7 @@ impl Session {
     }
 
     /// The frame of a finish: the new size for the client's statistics, then the reply.
-    pub(super) fn finish_frames(&self, call: &Call) -> impl Fn(&Served, crate::ids::Tid) + Send + 'static {
+    pub(super) fn finish_frames(&self, call: &Call) -> impl Fn(&Served, Tid) + Send + 'static {
         let (outbox, dialect, call) = (Arc::clone(&self.outbox), self.dialect, call.clone());
         move |served, tid| {
             outbox.push(|out| {
@@ -349,6 +363,6 @@ pub fn printable(text: &str) -> String {
 }
 
 /// A tid as clients expect it.
-pub fn tid_value(tid: crate::ids::Tid) -> Value {
+pub fn tid_value(tid: Tid) -> Value {
     Value::bytes(&tid.to_bytes())
 }

@@ -84,18 +84,13 @@ pub fn invalidations(session: &mut Session, served: &Arc<Served>, call: Call, mu
         Ok(tid) => tid,
         Err(fault) => return session.reply(&call, Err(fault)),
     };
-    if is_young(tid, served) && served.hub.written_since(tid) == Since::TooOld {
+    let reaches_back = served.hub.written_since(tid, |since| since != Since::TooOld);
+    if !reaches_back && is_young(tid, served) {
         let served = Arc::clone(served);
         session.answer_later(call, move || written_by_iteration(&served, tid));
         return Ok(());
     }
-    // The queue changes only together with the storage, so this is as current as a load.
-    session.reply_current(served, &call, |_| {
-        Ok(match served.hub.written_since(tid) {
-            Since::Complete(newest, oids) => written(newest, oids.into_iter()),
-            Since::TooOld => Value::None,
-        })
-    })
+    session.reply_written_since(served, &call, tid)
 }
 
 /// Whether `tid` is within the time for which invalidations may be read from the storage itself.
@@ -117,7 +112,8 @@ fn written_by_iteration(served: &Served, tid: Tid) -> Result<Value, Fault> {
     Ok(newest.map_or(Value::None, |newest| written(newest, oids.into_iter())))
 }
 
-fn written(newest: Tid, oids: impl Iterator<Item = Oid>) -> Value {
+/// The reply to `getInvalidations`.
+pub fn written(newest: Tid, oids: impl Iterator<Item = Oid>) -> Value {
     Value::Tuple(vec![tid_value(newest), Value::List(oids.map(oid_value).collect())])
 }
 
