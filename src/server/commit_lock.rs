@@ -86,6 +86,11 @@ fn now() -> f64 {
 }
 
 impl Place {
+    /// The turn, if it has come already.
+    pub fn try_turn(&mut self) -> Option<CommitTurn> {
+        self.turn.try_recv().ok()
+    }
+
     /// Waits for the turn.
     pub async fn turn(self) -> CommitTurn {
         self.turn.await.expect("a waiter stays in the queue until it is given the turn")
@@ -111,13 +116,13 @@ mod tests {
         assert!(lock.held_since().is_some());
         let [mut second, mut third] = [lock.ask(), lock.ask()];
         assert_eq!(lock.waiting(), 2);
-        assert!(second.turn.try_recv().is_err());
+        assert!(second.try_turn().is_none());
         drop(first);
-        assert!(third.turn.try_recv().is_err(), "the second comes first");
-        let turn = second.turn.try_recv().expect("the second has its turn");
+        assert!(third.try_turn().is_none(), "the second comes first");
+        let turn = second.try_turn().expect("the second has its turn");
         assert_eq!(lock.waiting(), 1);
         drop(turn);
-        drop(third.turn.try_recv().expect("the third has its turn"));
+        drop(third.try_turn().expect("the third has its turn"));
         assert_eq!((lock.waiting(), lock.held_since()), (0, None));
     }
 
@@ -128,10 +133,10 @@ mod tests {
         let [second, third, mut fourth] = [lock.ask(), lock.ask(), lock.ask()];
         drop(second);
         assert_eq!(lock.waiting(), 2, "one has gone");
-        drop(first.turn.try_recv().expect("the lock was free"));
-        assert!(fourth.turn.try_recv().is_err());
+        drop(first.try_turn().expect("the lock was free"));
+        assert!(fourth.try_turn().is_none());
         drop(third);
-        drop(fourth.turn.try_recv().expect("the third had the turn and did not take it"));
+        drop(fourth.try_turn().expect("the third had the turn and did not take it"));
         assert_eq!(lock.held_since(), None);
     }
 }

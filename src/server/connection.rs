@@ -146,8 +146,8 @@ impl<S: Stream> Connection<S> {
                         return Err(End::Protocol("the client does not take what is sent to it".to_owned()).into());
                     }
                 },
-                done = session.beside(), if session.has_beside() => if let Some(done) = done {
-                    session.resume(done)?;
+                done = session.beside(), if session.has_beside() => if let Some((id, done)) = done {
+                    session.resume(id, done)?;
                 },
                 () = timeout => return Err(session.timed_out().into()),
             }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -165,8 +165,8 @@ impl Session {
     ///
     /// # Panics
     /// If that thing panicked, with its panic.
-    pub async fn beside(&mut self) -> Option<Beside> {
-        match self.beside.join_next().await? {
+    pub async fn beside(&mut self) -> Option<(task::Id, Beside)> {
+        match self.beside.join_next_with_id().await? {
             Ok(done) => Some(done),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -175,8 +175,8 @@ impl Session {
         }
     }
 
-    /// Takes up what ran beside the conversation.
-    pub fn resume(&mut self, done: Beside) -> Result<(), End> {
+    /// Takes up what task `id` did beside the conversation.
+    pub fn resume(&mut self, id: task::Id, done: Beside) -> Result<(), End> {
         match done {
             Beside::Answered(call, answer) => self.reply(&call, answer)?,
             Beside::Positioned(call, Ok(transactions)) => {
@@ -184,7 +184,7 @@ impl Session {
                 self.reply(&call, answer)?;
             }
             Beside::Positioned(call, Err(fault)) => self.reply(&call, Err(fault))?,
-            Beside::Voted(call, outcome) => self.voted(&call, outcome)?,
+            Beside::Voted(call, outcome) => self.voted(id, &call, outcome)?,
             Beside::Finished(call, outcome) => {
                 self.transaction = Transaction::None;
                 if let Err(fault) = outcome {

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::task::AbortHandle;
+use tokio::task::{self, AbortHandle};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -78,15 +78,6 @@ pub enum Checked {
     Ready(Box<Prepared>),
     /// The client may resolve the conflicts and vote again.
     InConflict(Box<Collected>, Vec<Unresolved>),
-}
-
-impl Checked {
-    fn id(&self) -> &Value {
-        match self {
-            Self::Ready(prepared) => &prepared.id,
-            Self::InConflict(collected, _) => &collected.id,
-        }
-    }
 }
 
 impl fmt::Debug for Prepared {
@@ -275,16 +266,20 @@ pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut
         return Err(wrong_transaction(None, &id));
     };
     let (served, call, label) = (Arc::clone(&registration.served), call.clone(), session.label.clone());
-    let place = served.commit_lock.ask();
-    log_queue(&served, &label);
-    let task = session.beside.spawn(async move {
-        let turn = place.turn().await;
-        let checked = tokio::task::spawn_blocking(move || prepare(&served, *collected, turn, &label)).await;
-        match checked {
-            Ok(outcome) => Beside::Voted(call, outcome),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
-    });
+    let mut place = served.commit_lock.ask();
+    let task = if let Some(turn) = place.try_turn() {
+        session.beside.spawn_blocking(move || Beside::Voted(call, prepare(&served, *collected, turn, &label)))
+    } else {
+        log_queue(&served, &label);
+        session.beside.spawn(async move {
+            let turn = place.turn().await;
+            let checked = task::spawn_blocking(move || prepare(&served, *collected, turn, &label)).await;
+            match checked {
+                Ok(outcome) => Beside::Voted(call, outcome),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        })
+    };
     session.transaction = Transaction::Voting(id, task);
     Ok(())
 }
@@ -293,8 +288,7 @@ pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut
 fn log_queue(served: &Served, label: &str) {
     let name = &served.name;
     match served.commit_lock.waiting() {
-        0 => {}
-        waiting @ 1..=3 => {
+        waiting @ 0..=3 => {
             debug!(target: "ZEO.StorageServer", "({label}) ('{name}') queue lock: transactions waiting: {waiting}");
         }
         waiting @ 4..=9 => {
@@ -332,16 +326,20 @@ fn prepare(served: &Arc<Served>, mut collected: Collected, turn: CommitTurn, lab
 }
 
 impl Session {
-    /// A vote is decided.
-    pub(in crate::server) fn voted(&mut self, call: &Call, outcome: Result<Checked, Fault>) -> Result<(), End> {
-        let Some(registration) = self.registration() else {
+    /// A vote is decided: that of task `vote`.
+    pub(in crate::server) fn voted(
+        &mut self,
+        vote: task::Id,
+        call: &Call,
+        outcome: Result<Checked, Fault>,
+    ) -> Result<(), End> {
+        // The client may have aborted meanwhile, and have begun anew under the same id. Dropping the
+        // outcome is the abort.
+        let is_awaited = matches!(&self.transaction, Transaction::Voting(_, task) if task.id() == vote);
+        let (true, Some(registration)) = (is_awaited, self.registration()) else {
             return Ok(());
         };
         let answer = match outcome {
-            // The client aborted while the vote was being checked.
-            Ok(checked) if !matches!(&self.transaction, Transaction::Voting(id, _) if id == checked.id()) => {
-                return Ok(());
-            }
             Ok(Checked::InConflict(collected, conflicts)) => {
                 self.transaction = Transaction::Collecting(collected);
                 Ok(Value::List(conflicts.into_iter().map(unresolved_value).collect()))
