@@ -8,7 +8,7 @@ import pytest
 import rawzeo
 from hostile import unharmed
 from ledger import differs, skip_where_differs
-from rawzeo import MAXTID, Z64, RawClient, frame, registered
+from rawzeo import MAXTID, Z64, Closed, Fault, RawClient, frame, registered
 
 
 @pytest.mark.parametrize("length", [2**20, 2**30, 2**31 - 1, 2**31, 2**32 - 1], ids=hex)
@@ -84,3 +84,30 @@ def test_transaction_that_is_never_voted(make_server):
             attacker.store(txn, oid, Z64, bytes(1_000_000))
         attacker.sync()
         assert server.memory_kib() - before < 60 << 10
+
+
+def test_many_large_replies_all_arrive(make_server):
+    """A client may ask for more at once than the server is willing to keep for it."""
+    server = make_server()
+    client = registered(server.address)
+    oid = client.new_oid()
+    record = bytes(range(256)) * (4 << 12)
+    tid = client.commit((oid, Z64, record))
+    asked = [client.start("loadBefore", oid, MAXTID) for _ in range(80)]
+    for msgid in asked:
+        assert tuple(client.reply(msgid)) == (record, tid, None)
+        client.received.clear()
+    client.close()
+
+
+@pytest.mark.parametrize("length", [10_000, 100_000])
+def test_long_storage_name_is_cut_in_the_log(make_server, length):
+    server = make_server()
+    server.log.allow(".")
+    client = RawClient(server.address)
+    with contextlib.suppress(Fault, Closed, ConnectionError):
+        client.call("register", "x\n" * (length // 2), False)
+    client.close()
+    registered(server.address).close()
+    skip_where_differs("hostile-input-fills-the-log")
+    assert len(server.log.text()) < 20_000

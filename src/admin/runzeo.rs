@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -112,6 +113,7 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
     }
     let _pid_file = pid_file_path(&options.server).map(PidFile::create);
     let reopen = options.event_log.is_some().then_some(log);
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (signals, server) = {
         let storages = open_storages(&options.storages)?;
@@ -132,6 +134,15 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
 /// In this order, so that whoever sees the server listen may send signals.
 fn listen(options: &ServerOptions) -> Result<(Signals, Server), RunError> {
     Ok((Signals::install()?, Server::bind(options)?))
+}
+
+/// A descriptor for each connection: as many as the system lets the process have.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(target: LOGGER, "cannot raise the limit of open files above {:?}: {error}", limit.current);
+    }
 }
 
 fn warn_of_environment() {

@@ -19,6 +19,9 @@ pub const MAX_DEPTH: usize = 200;
 /// opcode that takes all from a mark.
 const MAX_MARKS: usize = 2 * MAX_DEPTH;
 
+/// How much of a name is worth an error message.
+const SHOWN: usize = 64;
+
 /// What a pickle may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -423,7 +426,8 @@ impl<'a> Machine<'a> {
         if (self.rules.global)(&module, &name) {
             Ok(Node::Leaf(Value::Global(Box::new(Global { module, name }))))
         } else {
-            Err(Flaw::Global(format!("{}.{}", module.escape_ascii(), name.escape_ascii())))
+            let shown = |part: &Bytes| part.get(..SHOWN).unwrap_or(part).escape_ascii().to_string();
+            Err(Flaw::Global(format!("{}.{}", shown(&module), shown(&name))))
         }
     }
 

@@ -103,6 +103,11 @@ impl Value {
         pairs.iter().map(pair).collect()
     }
 
+    /// Whether this is a number, a string, or one of the constants.
+    pub fn is_scalar(&self) -> bool {
+        !matches!(self, Self::Tuple(_) | Self::List(_) | Self::Dict(_) | Self::Global(_) | Self::Object(_))
+    }
+
     /// The raw bytes of any of the three string kinds.
     pub fn as_string(&self) -> Option<&Bytes> {
         match self {

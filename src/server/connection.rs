@@ -2,7 +2,7 @@
 //!
 //! One task does both directions, so that the reply to a request that can be answered at once is
 //! written without waking anybody. All requests that arrived together are answered before the first
-//! reply is written, in as few writes as the socket takes. Reading pauses while the client lets
+//! reply is written, in as few writes as the socket takes. Answering pauses while the client lets
 //! replies pile up.
 
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::Shared;
 use super::hub::ClientId;
 use super::outbox::{Closing, Outbox, READ_PAUSE_BYTES, Taken};
-use super::session::{End, Session};
+use super::session::{End, Session, printable};
 use crate::critical;
 use crate::wire::frame;
 use crate::wire::handshake::{self, Answer};
@@ -28,6 +28,9 @@ use crate::wire::handshake::{self, Answer};
 /// Never by what a length claims.
 const READ_BYTES: usize = 16 << 10;
 const READ_BYTES_LONG: usize = 1 << 20;
+
+/// Requests of one client that are answered before other clients of the same thread have their turn.
+const BATCH_FRAMES: usize = 64;
 
 /// A transport: TCP or a Unix socket.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -43,10 +46,25 @@ struct Connection<S> {
     sent: usize,
 }
 
+/// What a connection waits for, besides having everything written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Only what runs beside the conversation, or the end.
+    Nothing,
+    /// More requests; what has arrived is answered.
+    Requests,
+    /// Requests are there, but the client has to take its replies first.
+    Room,
+    /// Requests are there, but others have their turn first.
+    Turn,
+}
+
 /// What the socket brought.
 enum Event {
     /// There are new bytes in `received`.
     Received,
+    /// Unsent replies no longer stand in the way.
+    Room,
     /// The peer has gone.
     Closed,
     /// The outbox has ended the conversation.
@@ -66,7 +84,9 @@ pub async fn serve<S: Stream>(server: Arc<Shared>, stream: S, id: ClientId, addr
         Err(Failure::End(end @ End::Timeout(_))) => {
             critical!(target: "ZEO.StorageServer", "({address}) {end}; its transaction is aborted and the connection closed");
         }
-        Err(Failure::End(end)) => warn!(target: "ZEO.asyncio.server", "closing the connection of {address}: {end}"),
+        Err(Failure::End(end)) => {
+            warn!(target: "ZEO.asyncio.server", "closing the connection of {address}: {}", printable(&end.to_string()));
+        }
     }
 }
 
@@ -101,8 +121,8 @@ impl<S: Stream> Connection<S> {
             if let Some(answer) = self.take_frame(frame::LIMIT_BEFORE_REGISTRATION)? {
                 break answer;
             }
-            match self.next_event(true).await? {
-                Event::Received => {}
+            match self.next_event(Wanted::Requests).await? {
+                Event::Received | Event::Room => {}
                 Event::Closed | Event::Ended(_) => return Ok(()),
             }
         };
@@ -112,7 +132,7 @@ impl<S: Stream> Connection<S> {
                 let status = server.status_json().to_string();
                 push_raw(&self.outbox, status.as_bytes());
                 self.outbox.close(Closing::AfterDrain);
-                while !matches!(self.next_event(false).await?, Event::Closed | Event::Ended(_)) {}
+                while !matches!(self.next_event(Wanted::Nothing).await?, Event::Closed | Event::Ended(_)) {}
                 return Ok(());
             }
             Answer::Refused(shown) => return Err(End::Protocol(format!("bad handshake {shown}")).into()),
@@ -124,11 +144,9 @@ impl<S: Stream> Connection<S> {
 
     async fn run(&mut self, mut session: Session) -> Result<(), Failure> {
         loop {
-            while session.is_ready() {
-                match self.take_frame(session.frame_limit())? {
-                    Some(frame) => session.handle(frame)?,
-                    None => break,
-                }
+            let wanted = self.answer_requests(&mut session)?;
+            if wanted == Wanted::Turn {
+                tokio::task::yield_now().await;
             }
             let deadline = session.deadline();
             let timeout = async {
@@ -137,10 +155,9 @@ impl<S: Stream> Connection<S> {
                     None => std::future::pending().await,
                 }
             };
-            let may_read = session.is_ready();
             tokio::select! {
-                event = self.next_event(may_read) => match event? {
-                    Event::Received => {}
+                event = self.next_event(wanted) => match event? {
+                    Event::Received | Event::Room => {}
                     Event::Closed | Event::Ended(Closing::AtOnce | Closing::AfterDrain) => return Ok(()),
                     Event::Ended(Closing::CannotFollow) => {
                         return Err(End::Protocol("the client does not take what is sent to it".to_owned()).into());
@@ -154,24 +171,50 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    /// Answers what has arrived, as far as that goes.
+    fn answer_requests(&mut self, session: &mut Session) -> Result<Wanted, Failure> {
+        for _ in 0..BATCH_FRAMES {
+            if !session.is_ready() {
+                return Ok(Wanted::Nothing);
+            }
+            if self.unsent_bytes() >= READ_PAUSE_BYTES {
+                return Ok(Wanted::Room);
+            }
+            match self.take_frame(session.frame_limit())? {
+                Some(frame) => session.handle(frame)?,
+                None => return Ok(Wanted::Requests),
+            }
+        }
+        Ok(Wanted::Turn)
+    }
+
+    /// Replies that the client has not taken yet.
+    fn unsent_bytes(&self) -> usize {
+        self.outbox.queued_bytes() + self.sending.len().saturating_sub(self.sent)
+    }
+
     fn take_frame(&mut self, limit: usize) -> Result<Option<bytes::Bytes>, Failure> {
         frame::take(&mut self.received, limit).map_err(|error| End::Protocol(error.to_string()).into())
     }
 
-    /// Writes what there is to write until something arrives.
-    async fn next_event(&mut self, may_read: bool) -> io::Result<Event> {
-        poll_fn(|cx| self.poll_event(may_read, cx)).await
+    /// Writes what there is to write until there is what is `wanted`.
+    async fn next_event(&mut self, wanted: Wanted) -> io::Result<Event> {
+        poll_fn(|cx| self.poll_event(wanted, cx)).await
     }
 
-    fn poll_event(&mut self, may_read: bool, cx: &mut Context<'_>) -> Poll<io::Result<Event>> {
+    fn poll_event(&mut self, wanted: Wanted, cx: &mut Context<'_>) -> Poll<io::Result<Event>> {
         if let Poll::Ready(closing) = self.poll_write(cx)? {
             return Poll::Ready(Ok(Event::Ended(closing)));
         }
-        if may_read && self.outbox.queued_bytes() < READ_PAUSE_BYTES {
-            let arrived = ready!(self.poll_read(cx))?;
-            return Poll::Ready(Ok(if arrived == 0 { Event::Closed } else { Event::Received }));
+        let has_room = self.unsent_bytes() < READ_PAUSE_BYTES;
+        match wanted {
+            Wanted::Requests if has_room => {
+                let arrived = ready!(self.poll_read(cx))?;
+                Poll::Ready(Ok(if arrived == 0 { Event::Closed } else { Event::Received }))
+            }
+            Wanted::Room | Wanted::Turn if has_room => Poll::Ready(Ok(Event::Room)),
+            _ => Poll::Pending,
         }
-        Poll::Pending
     }
 
     /// Writes until nothing is left or the socket takes no more; ready only when all is over.

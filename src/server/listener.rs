@@ -25,7 +25,7 @@ const MOST_CONNECTIONS: usize = 10_000;
 const BACKLOG: i32 = 1024;
 
 /// After a failure to accept, such as having no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sockets that listen.
 pub struct Listener {
@@ -65,8 +65,12 @@ impl Listener {
                         let listener = TcpListener::from_std(listener)?;
                         loop {
                             let connection = listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer));
+                            let failed = connection.is_err();
                             if sender.send(connection).await.is_err() {
                                 return Ok::<(), io::Error>(());
+                            }
+                            if failed {
+                                tokio::time::sleep(ACCEPT_PAUSE).await;
                             }
                         }
                     });
@@ -80,8 +84,12 @@ impl Listener {
                     let listener = UnixListener::from_std(listener)?;
                     loop {
                         let connection = listener.accept().await.map(|(stream, _)| Accepted::Unix(stream));
+                        let failed = connection.is_err();
                         if sender.send(connection).await.is_err() {
                             return Ok(());
+                        }
+                        if failed {
+                            tokio::time::sleep(ACCEPT_PAUSE).await;
                         }
                     }
                 });
@@ -101,7 +109,6 @@ impl Listener {
                     }
                     Some(Err(error)) => {
                         warn!(target: "ZEO.asyncio.server", "cannot accept a connection: {error}");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                     None => {
                         error!(target: "ZEO.asyncio.server", "the listening sockets are gone; no new connections");

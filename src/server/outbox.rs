@@ -2,13 +2,15 @@
 //!
 //! Anybody may push frames; only the client's connection takes them out and writes them. The order
 //! of pushes is the order on the wire. An outbox never blocks its pushers: a client that lets
-//! [`LIMIT_BYTES`] pile up cannot follow, is cut off, and verifies its cache when it returns.
+//! [`LIMIT_BYTES`] pile up cannot follow, is cut off, and verifies its cache when it returns. Its own
+//! requests cannot bring it there: they wait while [`READ_PAUSE_BYTES`] are unsent. One frame may be
+//! of any size.
 
 use std::task::{Context, Poll, Waker};
 
 use crate::sync::Mutex;
 
-/// Above this, the connection stops reading requests until the client has taken its replies.
+/// Above this, the connection stops answering requests until the client has taken its replies.
 pub const READ_PAUSE_BYTES: usize = 4 << 20;
 
 /// Above this, the client is cut off. Far more than a batch of large records or a storm of
@@ -49,10 +51,11 @@ impl Outbox {
         if state.closing.is_some() {
             return;
         }
-        write(&mut state.frames);
         if state.frames.len() > LIMIT_BYTES {
             state.closing = Some(Closing::CannotFollow);
             state.frames = Vec::new();
+        } else {
+            write(&mut state.frames);
         }
         let reader = state.reader.take();
         drop(state);
@@ -142,6 +145,8 @@ mod tests {
     fn a_client_that_cannot_follow_is_cut_off_and_its_memory_freed() {
         let outbox = Outbox::default();
         outbox.push(|out| out.resize(LIMIT_BYTES + 1, 0));
+        assert_eq!(outbox.queued_bytes(), LIMIT_BYTES + 1, "one frame may be of any size");
+        outbox.push(|out| out.push(0));
         assert_eq!(outbox.queued_bytes(), 0);
         assert_eq!(take(&outbox), Poll::Ready((Taken::Closed(Closing::CannotFollow), vec![])));
     }

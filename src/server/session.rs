@@ -121,8 +121,7 @@ impl Session {
 
     /// Handles one frame.
     pub fn handle(&mut self, frame: Bytes) -> Result<(), End> {
-        let request =
-            self.dialect.decode(frame).map_err(|error| End::Protocol(format!("Can't deserialize message: {error}")))?;
+        let request = self.dialect.decode(frame).map_err(|error| End::Protocol(error.to_string()))?;
         if request.is_keep_alive() {
             return Ok(());
         }

@@ -43,13 +43,13 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Not a pickle, or not an acceptable one.
-    #[error("can't deserialize message: {0}")]
+    #[error("Can't deserialize message: {0}")]
     Pickle(#[from] PickleError),
     /// Not msgpack, or not an acceptable one.
-    #[error("can't deserialize message: {0}")]
+    #[error("Can't deserialize message: {0}")]
     Msgpack(#[from] MsgpackError),
     /// Not the four parts of a message.
-    #[error("message is not a tuple of id, flags, method name and arguments")]
+    #[error("Can't deserialize message: it is not a tuple of id, flags, method name and arguments")]
     Shape,
 }
 
@@ -66,6 +66,9 @@ impl Dialect {
         let Ok([id, flags, method, args]) = <[Value; 4]>::try_from(parts) else {
             return Err(MessageError::Shape);
         };
+        if !is_id(&id) {
+            return Err(MessageError::Shape);
+        }
         let is_async = match flags {
             Value::Bool(flag) => flag,
             Value::Int(flag) => flag != 0,
@@ -217,6 +220,15 @@ impl Dialect {
             let told = self.put_message(out, id, Flags::Error, REPLY, |out| self.put_value(&pair, out));
             debug_assert!(told.is_ok());
         }
+    }
+}
+
+/// Whether a value will do as a message id: it is kept and given back, so it must not be a tree that
+/// takes far more memory than it took bytes.
+fn is_id(value: &Value) -> bool {
+    match value {
+        Value::Tuple(parts) => parts.len() <= 4 && parts.iter().all(Value::is_scalar),
+        value => value.is_scalar(),
     }
 }
 

@@ -116,7 +116,11 @@ impl Transaction {
 
 /// `tpc_begin(id, user, description, extension, tid=None, status=' ')`
 pub fn begin(session: &mut Session, registration: &Registration, mut args: Args) -> Answer {
-    let id = args.value()?;
+    // Kept for as long as the transaction lives, so it may not be a tree.
+    let id = match args.value()? {
+        id if id.is_scalar() => id,
+        id => return Err(args.wrong("a number or a string as the transaction's id", &id)),
+    };
     let user = args.optional_string()?.unwrap_or_default();
     let description = args.optional_string()?.unwrap_or_default();
     let extension = match args.value()? {
