@@ -62,7 +62,6 @@ impl FileStorage {
                 active: false,
                 last_given: state.last_tid,
                 poisoned: None,
-                checked: None,
             }),
             oids: Mutex::new(Oids::open(path, largest)),
             saving: Mutex::new(Saving { end: saved_end }),
