@@ -55,7 +55,7 @@ use self::read::View;
 use crate::ids::{Oid, Tid};
 use crate::storage::{
     Begin, Capabilities, Commit, CurrentRecord, Invalidations, Result, Revision, Storage, StorageError,
-    TransactionSummary, Transactions,
+    TransactionSummary, Transactions, must_be_loadable,
 };
 use crate::sync::{Mutex, RwLock};
 
@@ -209,9 +209,7 @@ impl FileStorage {
             // A copied transaction keeps its tid, whatever came before it.
             let now = Tid::from_time((self.clock)());
             let tid = copied.unwrap_or_else(|| now.later_than(writing.last_given));
-            if tid >= Tid::MAX {
-                return Err(StorageError::Refused(format!("the tid {tid} is beyond all that clients can load")));
-            }
+            must_be_loadable(tid)?;
             writing.last_given = tid;
             writing.active = true;
             (tid, lock)

@@ -57,12 +57,7 @@ impl FileStorage {
             read_only,
             quota,
             clock,
-            writing: Mutex::new(Writing {
-                lock,
-                active: false,
-                last_given: state.last_tid,
-                poisoned: None,
-            }),
+            writing: Mutex::new(Writing { lock, active: false, last_given: state.last_tid, poisoned: None }),
             oids: Mutex::new(Oids::open(path, largest)),
             saving: Mutex::new(Saving { end: saved_end }),
             state: RwLock::new(Some(state)),
