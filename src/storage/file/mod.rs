@@ -131,8 +131,7 @@ impl FileStorage {
     /// Writes `Data.fs.index` as of now. Commits and loads go on meanwhile.
     pub fn save_index(&self) -> Result<()> {
         let mut saving = self.saving.lock();
-        let lock = self.writing.lock().lock.clone();
-        let Some(lock) = lock.filter(|_| self.check_writable().is_ok()) else {
+        let Ok(lock) = self.held_lock() else {
             return Ok(());
         };
         let (view, index) = self.with_state(|state| (state.view(), state.index.clone()))?;
@@ -226,6 +225,13 @@ impl FileStorage {
 
     fn check_writable(&self) -> Result<()> {
         self.writing.lock().check(self.read_only)
+    }
+
+    /// The lock, as long as there may be writes.
+    fn held_lock(&self) -> Result<Arc<LockFile>> {
+        let writing = self.writing.lock();
+        writing.check(self.read_only)?;
+        writing.lock.clone().ok_or_else(|| self.closed())
     }
 
     /// Makes sure that the file is still this storage's own and ends where it left it. Else it is being written by
@@ -376,7 +382,9 @@ impl Storage for FileStorage {
     }
 
     fn new_oids(&self, count: usize) -> Result<Vec<Oid>> {
-        self.check_writable()?;
+        let lock = self.held_lock()?;
+        // Another server may be giving out the same ones.
+        self.check_place(&lock, &self.view()?.file)?;
         self.oids.lock().take(count)
     }
 

@@ -495,7 +495,8 @@ fn without_its_lock_file_a_storage_writes_nothing() {
     let storage = place.open();
     let first = store(&storage, ROOT, b"first");
     let second = intruded(&place, &storage);
-    refused(try_store(&storage, ROOT, b"lost"), "is no longer the file that this server has locked");
+    refused(storage.new_oids(1), "is no longer the file that this server has locked");
+    refused(try_store(&storage, ROOT, b"lost"), "has locked");
     assert_eq!((data(&storage, ROOT), storage.last_transaction()), (b"first".to_vec(), first));
     let tid = store(&second, ROOT, b"second");
     refused(try_store(&storage, ROOT, b"lost"), "need never be removed");
