@@ -100,7 +100,8 @@ pub enum StorageError {
         /// The system's reason.
         source: io::Error,
     },
-    /// An earlier write failed, so what is on disk is unknown: no writes until the storage is reopened.
-    #[error("refusing to write: {0}; restart the server to recover")]
+    /// What is on disk is unknown, or not this storage's alone: no writes until it is reopened. The reason says what
+    /// to do first.
+    #[error("refusing to write: {0}")]
     Poisoned(String),
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{
     Begin, Capabilities, Commit, CurrentRecord, Invalidations, IteratedRecord, Metadata, Publisher, Records, Result,
-    Revision, Storage, StorageError, TransactionSummary, Transactions,
+    Revision, Storage, StorageError, TransactionSummary, Transactions, must_be_loadable,
 };
 use crate::ids::{Oid, Tid};
 use crate::pickle::record::class_name;
@@ -171,6 +171,7 @@ impl Storage for MappingStorage {
             Some(copied) => copied,
             None => (Tid::from_time(SystemTime::now()).later_than(state.newest()), b' '),
         };
+        must_be_loadable(tid)?;
         state.committing = true;
         drop(state);
         Ok(Box::new(MappingCommit {

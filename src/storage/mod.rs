@@ -246,3 +246,11 @@ pub trait Publisher {
     /// visible and does no I/O, inside the publisher's own critical section.
     fn publish(&mut self, tid: Tid, install: &mut dyn FnMut());
 }
+
+/// Refuses a tid that loads of the current revision do not reach, and after which later tids would start again at zero.
+fn must_be_loadable(tid: Tid) -> Result<()> {
+    if tid < Tid::MAX {
+        return Ok(());
+    }
+    Err(StorageError::Refused(format!("clients could not load what has the tid {tid}: it must be below {}", Tid::MAX)))
+}

@@ -314,6 +314,20 @@ pub fn tids_go_on_after_one_from_the_future(t: &mut Bench) {
     assert_eq!(t.store(ROOT, next, b"next but one"), Tid::ZERO.later_than(next));
 }
 
+/// The current revision is what is older than `Tid::MAX`, and no tid comes after the last one.
+pub fn tids_stay_below_what_clients_can_load(t: &mut Bench) {
+    for tid in [Tid::MAX, Tid(Tid::MAX.0 + 1), Tid(u64::MAX)] {
+        let done = t.try_commit(copied(tid, b' '), |commit| commit.store(ROOT, Tid::ZERO, b"never seen"));
+        assert!(matches!(done, Err(StorageError::Refused(_))), "{tid}");
+    }
+    t.store(OTHER, Tid::ZERO, b"goes on");
+    let last = Tid(Tid::MAX.0 - 1);
+    t.try_commit(copied(last, b' '), |commit| commit.store(ROOT, Tid::ZERO, b"last")).expect("commit");
+    let after = Arc::clone(&t.storage).begin(Begin::default()).map(drop);
+    assert!(matches!(after, Err(StorageError::Refused(_))));
+    assert_eq!(t.load(ROOT).expect("load").data, b"last".as_slice());
+}
+
 /// Never zero, never twice.
 pub fn fresh_oids(t: &mut Bench) {
     assert!(t.storage.new_oids(0).expect("none").is_empty());

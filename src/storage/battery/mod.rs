@@ -62,6 +62,7 @@ macro_rules! battery {
             copied_transactions_keep_tid_and_status,
             an_older_tid_may_be_copied,
             tids_go_on_after_one_from_the_future,
+            tids_stay_below_what_clients_can_load,
             fresh_oids,
             fresh_oids_avoid_stored_ones,
             oids_run_out_without_wrapping,

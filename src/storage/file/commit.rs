@@ -37,7 +37,7 @@ const WRITE_CHUNK: usize = 1 << 20;
 pub(super) struct FileCommit {
     pub(super) storage: Arc<FileStorage>,
     /// Keeps the file ours until the transaction is gone, also when the storage is closed meanwhile.
-    _lock: Arc<LockFile>,
+    lock: Arc<LockFile>,
     /// The finished part of the file, which does not change while this transaction is active.
     pub(super) view: View,
     pub(super) tid: Tid,
@@ -68,7 +68,7 @@ impl FileCommit {
         let directory = view.file.path().parent().unwrap_or(Path::new("/")).to_owned();
         let commit = Self {
             storage,
-            _lock: lock,
+            lock,
             view,
             tid,
             status: copied.map_or(STATUS_COMMITTED, |(_, status)| status),
@@ -204,13 +204,38 @@ impl FileCommit {
         Ok(end)
     }
 
-    /// Removes what a vote wrote, or tried to write.
+    /// Makes sure that nobody else has touched the file, which ends at `end` by now.
+    fn check_ours(&self, end: u64) -> Result<()> {
+        self.storage.check_ours(&self.lock, &self.view.file, end)
+    }
+
+    /// Removes what a vote wrote, or tried to write; nothing that another process may have written.
     fn cut_back(&mut self) {
         self.voted_end = None;
-        if let Err(problem) = self.view.file.set_len(self.view.end) {
-            let reason = format!("a transaction could not be removed from the end of the file: {problem}");
+        if let Err(problem) = self.try_cut_back() {
+            let reason = format!(
+                "a transaction could not be removed from the end of the file: {problem}; restart the server to recover"
+            );
             self.storage.poison(&reason);
         }
+    }
+
+    fn try_cut_back(&self) -> Result<()> {
+        let (file, begin) = (&self.view.file, self.view.end);
+        // A tail that was only voted does no harm where it is: the next start cuts it off.
+        self.storage.check_place(&self.lock, file)?;
+        let voted_end = self.next_position() + TRAILER_LEN;
+        let len = file.len()?;
+        if !(begin..=voted_end).contains(&len) {
+            return self.check_ours(voted_end);
+        }
+        file.set_len(begin)
+    }
+
+    /// Ends all writing after a finish that may or may not have happened.
+    fn fail_finish(&self, problem: &StorageError) {
+        error!(target: "ZODB.FileStorage", "Failure in tpc_finish of transaction {}: {problem}", self.tid);
+        self.storage.poison(&format!("{problem}; restart the server to recover"));
     }
 
     fn must_not_be_voted(&self, call: &str) -> Result<()> {
@@ -316,6 +341,7 @@ impl Commit for FileCommit {
     fn vote(&mut self) -> Result<Vec<Oid>> {
         self.must_not_be_voted("tpc_vote")?;
         self.storage.check_writable()?;
+        self.check_ours(self.view.end)?;
         match self.write_voted() {
             Ok(end) => self.voted_end = Some(end),
             Err(error) => {
@@ -331,13 +357,17 @@ impl Commit for FileCommit {
             return Err(StorageError::Transaction("tpc_finish called before tpc_vote".to_owned()));
         };
         self.storage.check_writable()?;
+        self.check_ours(end).inspect_err(|problem| self.fail_finish(problem))?;
         let file = &self.view.file;
-        let durable = file.write_all_at(&[self.status], self.view.end + STATUS_OFFSET).and_then(|()| file.sync());
+        let durable = file
+            .write_all_at(&[self.status], self.view.end + STATUS_OFFSET)
+            .and_then(|()| file.sync())
+            // A server that started since the last look has seen the vote only, and cut it off.
+            .and_then(|()| self.check_ours(end));
         // Whatever became of it, the drop must not cut it off: a reader may have seen the status.
         self.voted_end = None;
         if let Err(problem) = durable {
-            error!(target: "ZODB.FileStorage", "Failure in tpc_finish of transaction {}: {problem}", self.tid);
-            self.storage.poison(&problem.to_string());
+            self.fail_finish(&problem);
             return Err(problem);
         }
         let mut positions = Some(std::mem::take(&mut self.positions));

@@ -32,6 +32,8 @@ struct Shared {
     steps: StdMutex<Vec<Step>>,
     /// Which kind of step fails from now on.
     broken: StdMutex<Option<&'static str>>,
+    /// Happens during the next sync.
+    meanwhile: StdMutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Shared {
@@ -78,6 +80,9 @@ impl RawFile for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if let Some(meanwhile) = self.shared.meanwhile.lock().expect("not poisoned").take() {
+            meanwhile();
+        }
         self.shared.note("sync", Step::Sync)
     }
 
@@ -167,6 +172,25 @@ fn a_failed_finish_ends_all_writing() {
         machine.storage.close().expect("close");
         assert_eq!(machine.shared.count(), steps, "nothing is tried again");
     }
+}
+
+/// A server that finds no lock file starts in the moment of the sync, and cuts off what it takes for a vote.
+#[test]
+fn what_another_server_cut_off_is_not_acknowledged() {
+    let machine = Machine::new();
+    let kept = machine.store(Oid(1), b"kept").expect("commit");
+    let end = machine.storage.size();
+    let commit = machine.vote(Oid(1), b"cut off").expect("vote");
+    let path = machine.directory.path().join("Data.fs");
+    let intrude = move || {
+        std::fs::remove_file(path.with_extension("fs.lock")).expect("remove the lock file");
+        let file = File::options().write(true).open(&path).expect("open the data file");
+        file.set_len(end).expect("truncate");
+    };
+    *machine.shared.meanwhile.lock().expect("not poisoned") = Some(Box::new(intrude));
+    assert!(matches!(commit.finish(&mut Direct), Err(StorageError::Poisoned(_))));
+    assert_eq!(machine.storage.last_transaction(), kept);
+    assert_eq!(machine.bytes().len() as u64, end);
 }
 
 #[test]

@@ -113,11 +113,7 @@ impl DataFile {
     /// Whether the path still names this very file.
     pub fn is_at_path(&self) -> Result<bool> {
         let identity = self.raw.identity().map_err(|source| self.error("look at", source))?;
-        match self.path.metadata() {
-            Ok(metadata) => Ok((metadata.dev(), metadata.ino()) == identity),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(self.error("look at", source)),
-        }
+        names(&self.path, identity)
     }
 
     pub fn error(&self, action: &'static str, source: io::Error) -> StorageError {
@@ -207,6 +203,15 @@ pub(super) fn sync_directory_of(path: &Path) -> Result<()> {
     };
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|source| io_error("sync the directory", directory, source))
+}
+
+/// Whether `path` names the file with this device and inode. Of a file that is open these are not given to another.
+pub(super) fn names(path: &Path, identity: (u64, u64)) -> Result<bool> {
+    match path.metadata() {
+        Ok(metadata) => Ok((metadata.dev(), metadata.ino()) == identity),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(io_error("look at", path, source)),
+    }
 }
 
 /// `path` with `suffix` appended to its last component.

@@ -1,18 +1,22 @@
 //! `Data.fs.lock`: one process writes a data file.
 //!
 //! The lock is an exclusive `flock` on the whole file, the very one that Python's servers take. The file
-//! holds the owner's process id, and stays behind when the owner goes.
+//! holds the owner's process id, and stays behind when the owner goes. Whoever removes it lets another process take
+//! a lock of the same name, so an owner that is about to write asks whether the path still names its own.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::io::{io_error, with_suffix};
+use super::io::{RawFile, io_error, names, with_suffix};
 use crate::storage::{Result, StorageError};
 
 /// Held as long as it lives.
 pub(super) struct LockFile {
     _file: File,
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
 }
 
 impl LockFile {
@@ -36,7 +40,17 @@ impl LockFile {
             .and_then(|()| file.stream_position())
             .and_then(|len| file.set_len(len));
         written.map_err(|source| io_error("write the lock file", &path, source))?;
-        Ok(Self { _file: file })
+        let identity = file.identity().map_err(|source| io_error("look at", &path, source))?;
+        Ok(Self { _file: file, path, identity })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the path still names the file that is locked.
+    pub fn is_at_path(&self) -> Result<bool> {
+        names(&self.path, self.identity)
     }
 }
 

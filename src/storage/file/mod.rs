@@ -41,7 +41,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tracing::{error, warn};
@@ -55,7 +55,7 @@ use self::read::View;
 use crate::ids::{Oid, Tid};
 use crate::storage::{
     Begin, Capabilities, Commit, CurrentRecord, Invalidations, Result, Revision, Storage, StorageError,
-    TransactionSummary, Transactions,
+    TransactionSummary, Transactions, must_be_loadable,
 };
 use crate::sync::{Mutex, RwLock};
 
@@ -116,8 +116,6 @@ struct Writing {
     last_given: Tid,
     /// Why there may be no more writes.
     poisoned: Option<String>,
-    /// When the path was last seen to name our file.
-    checked: Option<Instant>,
 }
 
 /// What became of `Data.fs.index`.
@@ -128,21 +126,19 @@ struct Saving {
 
 /// Saving the index costs about eight bytes for each object, not saving it the reading of all that was written since.
 const SAVE_AFTER_BYTES: u64 = 16 << 20;
-/// A path that names another file is noticed within this time, or with the next transaction after it.
-const PATH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl FileStorage {
     /// Writes `Data.fs.index` as of now. Commits and loads go on meanwhile.
     pub fn save_index(&self) -> Result<()> {
         let mut saving = self.saving.lock();
-        if self.check_writable().is_err() {
+        let Ok(lock) = self.held_lock() else {
             return Ok(());
-        }
+        };
         let (view, index) = self.with_state(|state| (state.view(), state.index.clone()))?;
         // Also when it fails: a full disk is not to be filled again with every round of housekeeping.
         saving.end = view.end;
         // It would belong to another data file.
-        self.check_place(&view.file)?;
+        self.check_place(&lock, &view.file)?;
         index_file::save(&index, &view)
     }
 
@@ -200,21 +196,26 @@ impl FileStorage {
 
     /// Takes the place of the active transaction, and gives it a tid.
     fn activate(&self, copied: Option<Tid>) -> Result<(Tid, View, Arc<LockFile>)> {
-        self.check_path()?;
-        let view = self.view()?;
-        let mut writing = self.writing.lock();
-        writing.check(self.read_only)?;
-        let Some(lock) = writing.lock.clone() else {
-            return Err(self.closed());
+        let (tid, lock) = {
+            let mut writing = self.writing.lock();
+            writing.check(self.read_only)?;
+            let Some(lock) = writing.lock.clone() else {
+                return Err(self.closed());
+            };
+            if writing.active {
+                return Err(StorageError::Transaction("another transaction is active".to_owned()));
+            }
+            // A copied transaction keeps its tid, whatever came before it.
+            let now = Tid::from_time((self.clock)());
+            let tid = copied.unwrap_or_else(|| now.later_than(writing.last_given));
+            must_be_loadable(tid)?;
+            writing.last_given = tid;
+            writing.active = true;
+            (tid, lock)
         };
-        if writing.active {
-            return Err(StorageError::Transaction("another transaction is active".to_owned()));
-        }
-        // A copied transaction keeps its tid, whatever came before it.
-        let now = Tid::from_time((self.clock)());
-        let tid = copied.unwrap_or_else(|| now.later_than(writing.last_given));
-        writing.last_given = tid;
-        writing.active = true;
+        // Only now does the end of the file stay where it is.
+        let view = self.view().and_then(|view| self.check_ours(&lock, &view.file, view.end).map(|()| view));
+        let view = view.inspect_err(|_| self.deactivate())?;
         Ok((tid, view, lock))
     }
 
@@ -226,33 +227,52 @@ impl FileStorage {
         self.writing.lock().check(self.read_only)
     }
 
-    /// Makes sure, now and then, that the path still names the file that is open. A lock file that was removed, or a
-    /// data file that was replaced under a running server, ends in two servers that write two files.
-    fn check_path(&self) -> Result<()> {
-        let now = Instant::now();
-        {
-            let mut writing = self.writing.lock();
-            writing.check(self.read_only)?;
-            if writing.checked.is_some_and(|checked| now - checked < PATH_CHECK_INTERVAL) {
-                return Ok(());
-            }
-            writing.checked = Some(now);
-        }
-        self.check_place(&self.view()?.file)
+    /// The lock, as long as there may be writes.
+    fn held_lock(&self) -> Result<Arc<LockFile>> {
+        let writing = self.writing.lock();
+        writing.check(self.read_only)?;
+        writing.lock.clone().ok_or_else(|| self.closed())
     }
 
-    /// Makes sure that the path names the file that is open.
-    fn check_place(&self, file: &DataFile) -> Result<()> {
-        if file.is_at_path()? {
+    /// Makes sure that the file is still this storage's own and ends where it left it. Else it is being written by
+    /// another process, and to write at the same place would destroy what that one has acknowledged.
+    ///
+    /// Asked before each step of a transaction: it costs a few calls to the system, a lost transaction more.
+    fn check_ours(&self, lock: &LockFile, file: &DataFile, end: u64) -> Result<()> {
+        self.check_place(lock, file)?;
+        let len = file.len()?;
+        if len == end {
             return Ok(());
         }
         self.poison(&format!(
-            "{path} is no longer the file that this server has open; it was removed or replaced. What this server \
-             wrote is in the old file, which is gone when the server stops: copy it from /proc/{pid}/fd first, \
-             and see that only one server uses {path}",
+            "{path} has {len} bytes, but what this server wrote ends at {end}: another process has changed it. Nothing \
+             was written over that. Stop every process that writes to {path}, then start one server",
             path = file.path().display(),
-            pid = std::process::id(),
         ));
+        self.check_writable()
+    }
+
+    /// Makes sure that the paths of the data file and of its lock name the files that are open. Once they do not,
+    /// another server may start, and would write the same file, or another one.
+    fn check_place(&self, lock: &LockFile, file: &DataFile) -> Result<()> {
+        let path = file.path().display();
+        if !file.is_at_path()? {
+            self.poison(&format!(
+                "{path} is no longer the file that this server has open; it was removed or replaced. What this server \
+                 wrote is in the old file, which is gone when the server stops: copy it from /proc/{pid}/fd first, \
+                 and see that only one server uses {path}",
+                pid = std::process::id(),
+            ));
+        } else if !lock.is_at_path()? {
+            self.poison(&format!(
+                "{lock} is no longer the file that this server has locked; it was removed or replaced, so that \
+                 another server may be writing to {path}. Stop every server that uses {path}, then start one; \
+                 {lock} need never be removed",
+                lock = lock.path().display(),
+            ));
+        } else {
+            return Ok(());
+        }
         self.check_writable()
     }
 
@@ -362,7 +382,9 @@ impl Storage for FileStorage {
     }
 
     fn new_oids(&self, count: usize) -> Result<Vec<Oid>> {
-        self.check_writable()?;
+        let lock = self.held_lock()?;
+        // Another server may be giving out the same ones.
+        self.check_place(&lock, &self.view()?.file)?;
         self.oids.lock().take(count)
     }
 

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -471,4 +471,164 @@ fn no_index_beside_a_replaced_file() {
     std::fs::rename(place.path(), with_suffix(&place.path(), ".moved")).expect("rename");
     assert!(matches!(storage.close(), Err(StorageError::Poisoned(_))));
     assert_eq!(std::fs::read(&index).expect("read the index"), before);
+}
+
+/// Two storages on one file, as after the lock file of the first was removed.
+fn intruded(place: &Place, storage: &FileStorage) -> Arc<FileStorage> {
+    std::fs::remove_file(with_suffix(&place.path(), ".lock")).expect("remove the lock file");
+    let second = place.open();
+    assert!(storage.check_writable().is_ok(), "the first has not looked yet");
+    second
+}
+
+fn refused<T>(result: Result<T>, why: &str) {
+    match result {
+        Err(StorageError::Poisoned(reason)) if reason.contains(why) => {}
+        Err(error) => panic!("not refused because of {why:?}: {error}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+#[test]
+fn without_its_lock_file_a_storage_writes_nothing() {
+    let place = Place::new();
+    let storage = place.open();
+    let first = store(&storage, ROOT, b"first");
+    let second = intruded(&place, &storage);
+    refused(storage.new_oids(1), "is no longer the file that this server has locked");
+    refused(try_store(&storage, ROOT, b"lost"), "has locked");
+    assert_eq!((data(&storage, ROOT), storage.last_transaction()), (b"first".to_vec(), first));
+    let tid = store(&second, ROOT, b"second");
+    refused(try_store(&storage, ROOT, b"lost"), "need never be removed");
+    drop((storage, second));
+    assert_eq!(place.open().load_serial(ROOT, tid).expect("load"), b"second".as_slice());
+}
+
+#[test]
+fn a_transaction_goes_no_further_without_the_lock_file() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"first");
+    let mut commit = begin(&storage);
+    commit.store(Oid(1), Tid::ZERO, b"lost").expect("store");
+    let second = intruded(&place, &storage);
+    let tid = store(&second, ROOT, b"second");
+    let bytes = place.bytes();
+    refused(commit.vote(), "has locked");
+    drop(commit);
+    assert_eq!(place.bytes(), bytes);
+    assert_eq!(data(&second, ROOT), b"second");
+    assert_eq!(second.last_transaction(), tid);
+}
+
+#[test]
+fn a_vote_that_another_server_cut_off_is_not_finished() {
+    for end in [true, false] {
+        let place = Place::new();
+        let storage = place.open();
+        store(&storage, ROOT, b"first");
+        let commit = voted(&storage, Oid(1), &[b'x'; 500]).expect("vote");
+        let second = intruded(&place, &storage);
+        // Shorter than the vote was: its length alone does not tell whose it is.
+        store(&second, ROOT, b"second");
+        let bytes = place.bytes();
+        if end {
+            refused(commit.finish(&mut Direct), "has locked");
+        } else {
+            drop(commit);
+        }
+        assert_eq!(place.bytes(), bytes, "nothing written, nothing cut off");
+        refused(storage.new_oids(1), "has locked");
+    }
+}
+
+/// Somebody who asks for no lock at all.
+fn append_garbage(place: &Place) -> Vec<u8> {
+    let bytes = [place.bytes(), vec![b'x'; 5000]].concat();
+    place.put(&bytes);
+    bytes
+}
+
+#[test]
+fn what_others_appended_is_not_written_over() {
+    for step in ["begin", "vote", "finish", "abort"] {
+        let place = Place::new();
+        let storage = place.open();
+        store(&storage, ROOT, b"first");
+        let appended = if step == "begin" {
+            let appended = append_garbage(&place);
+            refused(Arc::clone(&storage).begin(Begin::default()), "another process has changed it");
+            appended
+        } else {
+            let mut commit = begin(&storage);
+            commit.store(ROOT, storage.last_transaction(), b"lost").expect("store");
+            if step == "vote" {
+                let appended = append_garbage(&place);
+                refused(commit.vote(), "another process has changed it");
+                appended
+            } else {
+                commit.vote().expect("vote");
+                let appended = append_garbage(&place);
+                if step == "finish" {
+                    refused(commit.finish(&mut Direct), "another process has changed it");
+                }
+                appended
+            }
+        };
+        assert_eq!(place.bytes(), appended, "{step}");
+        refused(try_store(&storage, ROOT, b"lost"), "then start one server");
+        assert_eq!(data(&storage, ROOT), b"first");
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_is_not_filled_up() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"first");
+    let commit = voted(&storage, ROOT, b"lost").expect("vote");
+    let cut = place.bytes().get(..40).expect("longer").to_vec();
+    place.put(&cut);
+    drop(commit);
+    assert_eq!(place.bytes(), cut);
+    refused(try_store(&storage, ROOT, b"lost"), "another process has changed it");
+}
+
+#[test]
+fn nothing_is_acknowledged_into_a_replaced_file() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"first");
+    let commit = voted(&storage, ROOT, b"lost").expect("vote");
+    let moved = with_suffix(&place.path(), ".moved");
+    std::fs::rename(place.path(), &moved).expect("rename");
+    let bytes = std::fs::read(&moved).expect("read the old file");
+    refused(commit.finish(&mut Direct), "removed or replaced");
+    assert_eq!(std::fs::read(&moved).expect("read the old file"), bytes, "no status was written");
+    assert_eq!(data(&storage, ROOT), b"first");
+}
+
+#[test]
+fn a_path_that_cannot_be_looked_at_lets_nothing_through() {
+    let place = Place::new();
+    let storage = place.open();
+    store(&storage, ROOT, b"first");
+    // A link to itself: neither there nor absent.
+    let moved = with_suffix(&place.path(), ".moved");
+    std::fs::rename(place.path(), &moved).expect("rename");
+    std::os::unix::fs::symlink(place.path(), place.path()).expect("link");
+    for _ in 0..2 {
+        assert!(matches!(try_store(&storage, ROOT, b"lost"), Err(StorageError::Io { .. })));
+    }
+    std::fs::rename(&moved, place.path()).expect("rename");
+    store(&storage, ROOT, b"second");
+}
+
+#[test]
+fn the_remedy_fits_the_reason() {
+    let place = Place::new();
+    let storage = place.open();
+    std::fs::rename(place.path(), with_suffix(&place.path(), ".moved")).expect("rename");
+    let message = try_store(&storage, ROOT, b"lost").expect_err("refused").to_string();
+    assert!(message.contains("copy it from /proc/") && !message.contains("restart"), "{message}");
 }
