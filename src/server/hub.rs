@@ -16,8 +16,10 @@
 //! queued only if nothing was published since it began, else it is computed again, which gives R2. A
 //! load that is overtaken again and again is computed under the lock in the end: it must end.
 //!
-//! One answer stands outside: `getInvalidations` read from the storage itself may be older than what was
-//! announced meanwhile. Clients ask it only while they verify, and keep what comes meanwhile for later.
+//! `getInvalidations` is answered from the queue, which changes only in a publication: under one hold of
+//! the lock (R4). Where the queue does not reach back it may be read from the storage itself; that answer
+//! may be older than what was announced meanwhile. Clients ask it only while they verify, and keep what
+//! comes meanwhile for later.
 //!
 //! Locks are taken in this order: hub, storage, outbox.
 
