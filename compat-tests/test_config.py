@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+from ledger import skip_where_differs
 from subject import PATIENCE_S, SUBJECT, free_port, runzeo_command, wait_until
 
 # Files that cases include.
@@ -237,8 +238,8 @@ def test_unix_address_in_use(start: Callable[..., Running], tmp_path: Path) -> N
     assert _refused(path, tmp_path).startswith(f"Error: address '{path}' already in use\n")
 
 
-@pytest.mark.skipif(SUBJECT == "runzeo", reason="the original leaves them open")
 def test_storages_are_closed_if_the_server_cannot_listen(tmp_path: Path) -> None:
+    skip_where_differs("storages-left-open-without-address")
     done = _run(["-a", f"{tmp_path}/nope/s", "-f", "a.fs", "-f", "b.fs"], tmp_path)
     assert done.returncode == 1
     assert "closing storage '1'" in done.stderr
@@ -325,8 +326,8 @@ def _run(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.skipif(SUBJECT == "runzeo", reason="--check-config is an extension of zeolite")
 def test_check_config_opens_nothing(tmp_path: Path) -> None:
+    skip_where_differs("no-check-config")
     conf = tmp_path / "zeo.conf"
     conf.write_text(f"<zeo>\naddress 8100\n</zeo>\n<filestorage>\npath {tmp_path}/Data.fs\n</filestorage>\n")
     command = [*runzeo_command(), "-C", str(conf), "--check-config"]
