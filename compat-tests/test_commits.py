@@ -2,7 +2,7 @@
 
 import pytest
 
-from rawzeo import MAXTID, Z64, Fault, p64, record
+from rawzeo import MAXTID, Z64, Fault, RawClient, p64, record
 
 
 def test_reply_order_of_a_commit(server, raw):
@@ -199,9 +199,8 @@ def test_read_current_of_an_unknown_object(server, raw):
     assert tuple(fault.value.state) == (p64(2**50),)
 
 
-def test_conflict_with_a_voted_transaction_that_finishes(server, raw):
-    """The second vote waits, and then conflicts with what the first committed."""
-    first, second = raw(server), raw(server)
+def vote_behind(first: RawClient, second: RawClient):
+    """Both change one object; the first has voted, the vote of the second waits. What they are about, and the vote."""
     oid = first.new_oid()
     base = first.commit((oid, Z64, record(0)))
     txn1, txn2 = first.begin(), second.begin()
@@ -210,6 +209,13 @@ def test_conflict_with_a_voted_transaction_that_finishes(server, raw):
     first.call("vote", txn1)
     vote = second.start("vote", txn2)
     assert second.waits(vote)
+    return oid, base, txn1, txn2, vote
+
+
+def test_conflict_with_a_voted_transaction_that_finishes(server, raw):
+    """The second vote waits, and then conflicts with what the first committed."""
+    first, second = raw(server), raw(server)
+    _, base, txn1, _, vote = vote_behind(first, second)
     tid = first.call("tpc_finish", txn1)
     with pytest.raises(Fault) as fault:
         second.reply(vote)
@@ -218,14 +224,7 @@ def test_conflict_with_a_voted_transaction_that_finishes(server, raw):
 
 def test_vote_behind_one_that_aborts(server, raw):
     first, second = raw(server), raw(server)
-    oid = first.new_oid()
-    base = first.commit((oid, Z64, record(0)))
-    txn1, txn2 = first.begin(), second.begin()
-    first.store(txn1, oid, base, record(1))
-    second.store(txn2, oid, base, record(2))
-    first.call("vote", txn1)
-    vote = second.start("vote", txn2)
-    assert second.waits(vote)
+    oid, _, txn1, txn2, vote = vote_behind(first, second)
     first.call("tpc_abort", txn1)
     second.reply(vote)
     tid = second.call("tpc_finish", txn2)
