@@ -72,17 +72,34 @@ impl Tid {
     pub const MAX: Self = Self(0x7fff_ffff_ffff_ffff);
 
     /// The id for a moment of wall-clock time.
+    pub fn from_time(time: SystemTime) -> Self {
+        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let whole = since_epoch.as_secs().cast_signed();
+        let second = u32::try_from(whole.rem_euclid(60)).unwrap_or_default();
+        Self::of_second(whole, f64::from(second) + f64::from(since_epoch.subsec_nanos()) / 1e9)
+    }
+
+    /// The id for a moment in seconds since 1970, to the bit as `TimeStamp(*gmtime(t)[:5] + (t % 60,))` computes it.
+    /// `None` outside of the years that an id can tell.
+    pub fn from_unix_seconds(seconds: f64) -> Option<Self> {
+        // From 1900 to 9892.
+        if !(-2_208_988_800.0..250e9).contains(&seconds) {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "the range has just been checked")]
+        let whole = seconds.floor() as i64;
+        Some(Self::of_second(whole, seconds.rem_euclid(60.0)))
+    }
+
+    /// The id for the minute in which second `whole` since 1970 lies, and `seconds` into it.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "minutes since 1900 fit 32 bits for 8000 years, and Python truncates the fraction"
     )]
-    pub fn from_time(time: SystemTime) -> Self {
-        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let (days, second_of_day) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
-        let (year, month, day) = civil_from_days(days.cast_signed());
-        let minute_of_day = second_of_day / 60;
-        let seconds = f64::from((second_of_day % 60) as u32) + f64::from(since_epoch.subsec_nanos()) / 1e9;
+    fn of_second(whole: i64, seconds: f64) -> Self {
+        let (year, month, day) = civil_from_days(whole.div_euclid(86_400));
+        let minute_of_day = whole.rem_euclid(86_400) / 60;
         Self::from_parts(
             Self::minutes(year, month, day) + minute_of_day as u32,
             (seconds / SECONDS_PER_FRACTION) as u32,
@@ -184,6 +201,26 @@ mod tests {
             #[expect(clippy::cast_precision_loss, reason = "small")]
             let expected = seconds as f64 + f64::from(nanos) / 1e9;
             assert!((Tid(tid).to_unix_seconds() - expected).abs() < 1e-6);
+        }
+    }
+
+    /// Vectors recorded from ZODB 6.4 (`TimeStamp(*time.gmtime(t)[:5] + (t % 60,))`), which `pack` uses.
+    #[test]
+    fn unix_seconds_to_tid_as_python() {
+        for (seconds, tid) in [
+            (0.0, 0x023c_2b00_0000_0000),
+            (-1.0, 0x023c_2aff_fbbb_bbbb),
+            (-0.5, 0x023c_2aff_fddd_dddd),
+            (1.5, 0x023c_2b00_0666_6666),
+            (1_700_000_000.123_456, 0x03f4_7f95_55dc_2e22),
+            (1_795_189_673.5, 0x040d_2553_e444_4444),
+            (249e9, 0xfe2b_b980_0000_0000),
+            (-2_208_988_800.0, 0),
+        ] {
+            assert_eq!(Tid::from_unix_seconds(seconds), Some(Tid(tid)), "{seconds}");
+        }
+        for outside in [-2_208_988_801.0, 250e9, 1e300, f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            assert_eq!(Tid::from_unix_seconds(outside), None, "{outside}");
         }
     }
 

@@ -21,6 +21,12 @@ impl<T> Mutex<T> {
         Self(imp::Mutex::new(value))
     }
 
+    /// The lock, if nobody holds it.
+    #[cfg(test)]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.0.try_lock().ok()
+    }
+
     /// Waits for the lock.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(imp::PoisonError::into_inner)

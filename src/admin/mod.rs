@@ -2,4 +2,7 @@
 //!
 //! Only here does the process talk to a person, read its environment and choose an exit code.
 
+mod command_line;
 pub mod runzeo;
+pub mod zeopack;
+pub mod zeopasswd;

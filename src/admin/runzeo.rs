@@ -1,17 +1,16 @@
 //! `runzeo`: starts the storage server in the foreground, as the original's command of that name.
 //!
-//! In order: the command line and the configuration, the log, a look whether the address is in use,
-//! the pid file, the storages, signal handlers, the server. A signal that comes before its handler is
+//! In order: the command line and the configuration, the log, a look whether an address is in use,
+//! the certificates, the pid file, the storages, signal handlers, the server. A signal that comes before its handler is
 //! there ends the process as it would any other.
 
 mod command_line;
+mod listeners;
 mod options;
 mod pid_file;
 
 use std::io::{self, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +23,9 @@ use crate::config::{ServerSettings, SocketAddress, StorageSettings};
 use crate::critical;
 use crate::literals::repr;
 use crate::logging::{EventLogSettings, Log, LogError};
-use crate::server::{Address, Server, ServerOptions, StartError};
+use crate::server::tls::TlsError;
+use crate::server::{ListenerOptions, Server, ServerOptions, StartError};
+use crate::storage::blob::{BlobStorage, Options as BlobStorageOptions};
 use crate::storage::file::{FileStorage, Options as FileStorageOptions};
 use crate::storage::mapping::MappingStorage;
 use crate::storage::{Storage, StorageError};
@@ -52,6 +53,8 @@ enum RunError {
     #[error("cannot open storage {}: {source}", repr(.name))]
     Storage { name: String, source: StorageError },
     #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
     Start(#[from] StartError),
     #[error("cannot start the threads of the server or handle its signals: {0}")]
     Runtime(#[from] io::Error),
@@ -67,8 +70,8 @@ pub fn main() -> ExitCode {
     match options::parse(arguments) {
         Ok(Command::Help) => say(&options::HELP.replace("PROG", &program)),
         Ok(Command::Version) => say(concat!("zeolite ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Command::Configured(Action::Check, options)) => say(&summary(&options)),
-        Ok(Command::Configured(action, options)) => run(*options, action, &program),
+        Ok(Command::Configured(Action::Check, options)) => check(&options),
+        Ok(Command::Configured(action, options)) => run(&options, action, &program),
         Err(message) => mistake(&message, &program),
     }
 }
@@ -79,12 +82,23 @@ fn say(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Says what would be served, if the files of `<ssl>` are fit for it.
+fn check(options: &Options) -> ExitCode {
+    match listeners::options(&options.server) {
+        Ok(_) => say(&summary(options)),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "Error: {error}");
+            ExitCode::from(RESTART)
+        }
+    }
+}
+
 fn mistake(message: &str, program: &str) -> ExitCode {
     let _ = write!(io::stderr(), "Error: {message}\nFor help, use {program} -h\n");
     ExitCode::from(MISTAKE)
 }
 
-fn run(options: Options, action: Action, program: &str) -> ExitCode {
+fn run(options: &Options, action: Action, program: &str) -> ExitCode {
     let logs_elsewhere = options.event_log.is_some();
     match serve(options, action) {
         Ok(code) => ExitCode::from(code),
@@ -100,7 +114,7 @@ fn run(options: Options, action: Action, program: &str) -> ExitCode {
 }
 
 /// Serves until a signal comes, and returns the exit code that it asks for.
-fn serve(options: Options, action: Action) -> Result<u8, RunError> {
+fn serve(options: &Options, action: Action) -> Result<u8, RunError> {
     let pid = std::process::id();
     let log = Log::open(options.event_log.as_ref().unwrap_or(&EventLogSettings::default()))?;
     log.install()?;
@@ -108,9 +122,13 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
         warn!(target: LOGGER, "({pid}) {warning}");
     }
     warn_of_environment();
-    if is_in_use(&options.server.address) {
-        return Err(RunError::AddressInUse(options.server.address));
+    let configured = options.server.listeners();
+    if let Some(address) =
+        configured.iter().flat_map(|listener| &listener.addresses).find(|address| listeners::is_in_use(address))
+    {
+        return Err(RunError::AddressInUse(address.clone()));
     }
+    let listeners = listeners::options(&options.server)?;
     let _pid_file = pid_file_path(&options.server).map(PidFile::create);
     let reopen = options.event_log.is_some().then_some(log);
     raise_descriptor_limit();
@@ -118,7 +136,8 @@ fn serve(options: Options, action: Action) -> Result<u8, RunError> {
     let (signals, server) = {
         let storages = open_storages(&options.storages)?;
         let _context = runtime.enter();
-        listen(&server_options(&options.server, storages.clone())).inspect_err(|_| close_storages(&storages))?
+        let options = server_options(options, listeners, storages.clone());
+        listen(&options).inspect_err(|_| close_storages(&storages))?
     };
     let code = if action == Action::Test {
         say("testing exit immediately\n");
@@ -155,22 +174,9 @@ fn warn_of_environment() {
     }
 }
 
-/// Whether somebody answers at `address`.
-fn is_in_use(address: &SocketAddress) -> bool {
-    match address {
-        SocketAddress::Tcp(_, None | Some(0)) => false,
-        SocketAddress::Tcp(host, Some(port)) => {
-            let host = if host.is_empty() { "0.0.0.0" } else { host };
-            // A name that cannot be resolved will be complained about when the server listens.
-            (host, *port).to_socket_addrs().is_ok_and(|mut found| found.any(|found| TcpStream::connect(found).is_ok()))
-        }
-        SocketAddress::Unix(path) => UnixStream::connect(path).is_ok(),
-    }
-}
-
 /// Where the pid goes. A server that writes nothing writes no pid file either.
 fn pid_file_path(server: &ServerSettings) -> Option<PathBuf> {
-    if server.read_only {
+    if server.is_read_only() {
         return None;
     }
     let in_instance = || {
@@ -208,36 +214,64 @@ fn open_storage(name: &str, settings: &StorageSettings) -> Result<Arc<dyn Storag
     let kind = match settings {
         StorageSettings::File(_) => "FileStorage",
         StorageSettings::Mapping { .. } => "MappingStorage",
+        StorageSettings::Blob { .. } => "BlobStorage",
     };
     info!(target: LOGGER, "({}) opening storage {} using {kind}", std::process::id(), repr(name));
-    Ok(match settings {
-        StorageSettings::File(file) => Arc::new(FileStorage::open(&FileStorageOptions {
-            path: file.path.clone(),
-            read_only: file.read_only,
-            create: file.create,
-            quota: file.quota_bytes,
-            pack_gc: file.pack_gc,
-            pack_keep_old: file.pack_keep_old,
-        })?),
-        StorageSettings::Mapping { name } => MappingStorage::new(name.clone()),
-    })
+    open_unnamed(settings)
 }
 
-fn server_options(server: &ServerSettings, storages: NamedStorages) -> ServerOptions {
-    let address = match &server.address {
-        SocketAddress::Tcp(host, port) => Address::Tcp { host: host.clone(), port: port.unwrap_or(0) },
-        SocketAddress::Unix(path) => Address::Unix(path.clone()),
-    };
-    let from_environment = || std::env::var_os("ZEO_MSGPACK").is_some_and(|value| !value.is_empty());
+fn open_unnamed(settings: &StorageSettings) -> Result<Arc<dyn Storage>, StorageError> {
+    match settings {
+        StorageSettings::File(file) => {
+            let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(&FileStorageOptions {
+                path: file.path.clone(),
+                read_only: file.read_only,
+                create: file.create,
+                quota: file.quota_bytes,
+                pack_gc: file.pack_gc,
+                pack_keep_old: file.pack_keep_old,
+                pack_extra_roots: file.pack_extra_roots.clone(),
+                pack_rate: file.pack_rate,
+            })?);
+            match &file.blob_dir {
+                None => Ok(storage),
+                Some(path) => with_blobs(&storage, path, file.create, file.pack_keep_old),
+            }
+        }
+        StorageSettings::Mapping { name } => Ok(MappingStorage::new(name.clone())),
+        // Whatever the base keeps of its own: the original removes these for good.
+        StorageSettings::Blob { blob_dir, base } => with_blobs(&open_unnamed(base)?, blob_dir, false, false),
+    }
+}
+
+fn with_blobs(
+    storage: &Arc<dyn Storage>,
+    path: &Path,
+    create: bool,
+    pack_keep_old: bool,
+) -> Result<Arc<dyn Storage>, StorageError> {
+    let options = BlobStorageOptions { path: path.to_owned(), create, pack_keep_old };
+    match BlobStorage::open(Arc::clone(storage), &options) {
+        Ok(storage) => Ok(Arc::new(storage)),
+        Err(error) => {
+            // The first error is the one that matters.
+            let _ = storage.close();
+            Err(error)
+        }
+    }
+}
+
+fn server_options(options: &Options, listeners: Vec<ListenerOptions>, storages: NamedStorages) -> ServerOptions {
+    let server = &options.server;
     ServerOptions {
-        address,
+        listeners,
         storages,
-        read_only: server.read_only,
+        read_only: server.is_read_only(),
         invalidation_queue_size: server.invalidation_queue_size,
         invalidation_age: server.invalidation_age_s.and_then(duration),
         transaction_timeout: server.transaction_timeout_s.and_then(duration),
         client_conflict_resolution: server.client_conflict_resolution,
-        msgpack: server.msgpack.unwrap_or_else(from_environment),
+        authenticator: options.authenticator.clone(),
     }
 }
 
@@ -302,23 +336,41 @@ fn reopen(log: Option<&Log>) {
 /// What would be served, for a person.
 fn summary(options: &Options) -> String {
     let server = &options.server;
-    let mut lines = vec![format!("address: {}", server.address)];
-    if server.read_only {
+    let mut lines: Vec<String> = server.listeners().iter().flat_map(listeners::summary).collect();
+    if server.is_read_only() {
         lines.push("read-only: yes".to_owned());
     }
+    if let Some(authenticator) = &options.authenticator {
+        lines.push(format!(
+            "authentication: digest, realm {}, {} users",
+            repr(authenticator.realm()),
+            authenticator.user_count()
+        ));
+    }
     for (name, settings) in &options.storages {
-        lines.push(match settings {
-            StorageSettings::File(file) => {
-                let mode = if file.read_only { ", read-only" } else { "" };
-                let emptied = if file.create { ", emptied at every start" } else { "" };
-                format!("storage {}: FileStorage {}{mode}{emptied}", repr(name), file.path.display())
-            }
-            StorageSettings::Mapping { .. } => format!("storage {}: MappingStorage, in memory", repr(name)),
-        });
+        lines.push(format!("storage {}: {}", repr(name), storage_summary(settings)));
     }
     if let Some(path) = pid_file_path(server) {
         lines.push(format!("pid file: {}", path.display()));
     }
     lines.extend(options.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.join("\n") + "\n"
+}
+
+fn storage_summary(settings: &StorageSettings) -> String {
+    match settings {
+        StorageSettings::File(file) => {
+            let mut words = vec![format!("FileStorage {}", file.path.display())];
+            words.extend(file.blob_dir.as_ref().map(|path| format!("blobs in {}", path.display())));
+            words.extend(file.read_only.then(|| "read-only".to_owned()));
+            words.extend(file.create.then(|| "emptied at every start".to_owned()));
+            words.extend(file.pack_rate.map(|rate| format!("packed with at most {rate} bytes/s")));
+            words.extend(file.pack_extra_roots.iter().map(|oid| format!("packed from root {oid}, too")));
+            words.join(", ")
+        }
+        StorageSettings::Mapping { .. } => "MappingStorage, in memory".to_owned(),
+        StorageSettings::Blob { blob_dir, base } => {
+            format!("{}, blobs in {}", storage_summary(base), blob_dir.display())
+        }
+    }
 }

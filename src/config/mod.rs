@@ -2,8 +2,8 @@
 //!
 //! A file passes through layers: [`grammar`] takes a line apart; [`reader`] follows includes, defines
 //! and imports and puts lines into [`section`]s, which check them against the [`schema`]; [`settings`]
-//! turns a complete section into typed values with the conversions of [`datatypes`]. Messages are the
-//! original's; where it does not say at which line, this reader does.
+//! turns a complete section into typed values with the conversions of [`datatypes`]; [`own`] has the settings
+//! that are ours. Messages are the original's; where it does not say at which line, this reader does.
 //!
 //! This module opens no storage, no log and no socket, and reads no file but configuration files.
 
@@ -11,7 +11,9 @@ pub mod datatypes;
 mod error;
 mod event_log;
 mod grammar;
+mod listeners;
 mod overrides;
+mod own;
 mod reader;
 mod refusals;
 mod schema;
@@ -22,10 +24,12 @@ mod substitution;
 
 pub use datatypes::SocketAddress;
 pub use error::{ConfigError, Position};
-pub use settings::{Configuration, FileStorageSettings, ServerSettings, StorageSettings};
+pub use listeners::{CertificateName, ClientSettings, ListenerSettings, TlsSettings};
+pub use settings::{AuthenticationSettings, Configuration, FileStorageSettings, ServerSettings, StorageSettings};
 
 /// Reads the configuration at `location`, a path or `file:` URL, with the arguments of all `-X`
 /// options.
 pub fn load(location: &str, overrides: &[String]) -> Result<Configuration, ConfigError> {
-    settings::configuration(reader::read(location, overrides)?)
+    let (top, own) = reader::read(location, overrides)?;
+    settings::configuration(top, &own)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::error::{ConfigError, Position};
 use super::grammar::{self, Line};
 use super::overrides::Overrides;
+use super::own::OwnSettings;
 use super::refusals;
 use super::schema::{ABSTRACT_TYPES, IMPORTED_PACKAGES, SECTION_TYPES, SectionType, TOP};
 use super::section::Section;
@@ -18,23 +19,25 @@ use crate::literals::{repr, strip};
 const INCLUDE_DEPTH_MAX: usize = 50;
 
 /// Reads the file at `location`, a path or URL, with the arguments of all `-X` options.
-pub fn read(location: &str, options: &[String]) -> Result<Section<Content>, ConfigError> {
+pub fn read(location: &str, options: &[String]) -> Result<(Section<Content>, OwnSettings), ConfigError> {
     let overrides = Overrides::parse(options)?;
     read_source(&source::open(location)?, overrides)
 }
 
 /// Reads configuration text.
-pub fn read_source(source: &Source, overrides: Overrides) -> Result<Section<Content>, ConfigError> {
-    let mut reader = Reader { defines: HashMap::new(), packages: Vec::new() };
+fn read_source(source: &Source, overrides: Overrides) -> Result<(Section<Content>, OwnSettings), ConfigError> {
+    let mut reader = Reader { defines: HashMap::new(), own: OwnSettings::default(), packages: Vec::new() };
     let mut top = Section::new(&TOP, None, overrides);
     reader.read(source, &mut top, 0)?;
     top.finish(&Position::Whole)?;
-    Ok(top)
+    Ok((top, reader.own))
 }
 
 struct Reader {
     /// The names of `%define`, shared by all files.
     defines: HashMap<String, String>,
+    /// Those of them that are settings.
+    own: OwnSettings,
     /// The packages of `%import`.
     packages: Vec<String>,
 }
@@ -119,6 +122,7 @@ impl Reader {
             return Err(syntax(format!("not a substitution legal name: {}", repr(&name)), position));
         }
         let value = self.substitute(value, position)?;
+        self.own.define(&name, &value, position)?;
         self.defines.insert(name, value);
         Ok(())
     }

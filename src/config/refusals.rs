@@ -4,16 +4,13 @@
 use super::error::{ConfigError, Position};
 
 const BACKENDS: &str =
-    "it serves <filestorage> and <mappingstorage>; keep serving this storage with the original runzeo";
+    "it serves <filestorage>, <mappingstorage> and <blobstorage>; keep serving this storage with the original runzeo";
 const HANDLERS: &str = "log to a file with <logfile>, or to the service manager with <logfile> and path STDERR";
-const AUTHENTICATION: &str = "remove the key and let a firewall or a Unix domain socket guard the server";
 
 /// Refuses a section of type `kind`, if this server does not have it.
 pub fn section(kind: &str, position: &Position) -> Result<(), ConfigError> {
     let remedy = match kind {
-        "ssl" => "remove the section and use a TLS proxy or a Unix domain socket",
         "demostorage" | "zeoclient" | "clientstorage" | "zlibstorage" | "serverzlibstorage" | "zrs" => BACKENDS,
-        "blobstorage" => "blobs are not served yet; keep serving this storage with the original runzeo",
         "temporarystorage" => "use <mappingstorage>, which is in memory, too",
         "fullstorage" | "minimalstorage" => "BerkeleyDB storages are long gone; convert the data to a <filestorage>",
         "relstorage" => "clients of RelStorage connect to its database directly and need no ZEO server",
@@ -27,14 +24,13 @@ pub fn section(kind: &str, position: &Position) -> Result<(), ConfigError> {
 /// have it.
 pub fn key(kind: &str, key: &str, value: &str, position: &Position) -> Result<(), ConfigError> {
     let remedy = match (kind, key) {
-        ("filestorage", "blob-dir") if !value.is_empty() => {
-            "blobs are not served yet; keep serving this storage with the original runzeo"
-        }
         ("filestorage", "packer") if !value.is_empty() => {
             "it names Python code, which is never run here; remove the key"
         }
         ("zeo", "monitor-address") => "remove the key and use zeo-nagios, which asks the server's own address",
-        ("zeo", "authentication-protocol" | "authentication-database" | "authentication-realm") => AUTHENTICATION,
+        ("ssl", "password-function") => {
+            "it names Python code, which is never run here; use password-file with a file that holds the password"
+        }
         ("logfile", "encoding") if !matches!(value.to_lowercase().as_str(), "" | "utf-8" | "utf8" | "ascii") => {
             "log files are UTF-8; remove the key"
         }

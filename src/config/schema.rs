@@ -9,6 +9,8 @@ pub struct Key {
     pub name: &'static str,
     /// Whether the section cannot do without it.
     pub required: bool,
+    /// Whether it may be repeated.
+    pub many: bool,
 }
 
 /// A place for sections inside a section.
@@ -48,11 +50,15 @@ const HANDLER: &str = "zconfig.logger.handler";
 const LOG: &str = "zconfig.logger.log";
 
 const fn optional(name: &'static str) -> Key {
-    Key { name, required: false }
+    Key { name, required: false, many: false }
 }
 
 const fn required(name: &'static str) -> Key {
-    Key { name, required: true }
+    Key { name, required: true, many: false }
+}
+
+const fn repeated(name: &'static str) -> Key {
+    Key { name, required: false, many: true }
 }
 
 /// The file as a whole.
@@ -80,9 +86,13 @@ pub static SECTION_TYPES: &[SectionType] = &[
         name: "zeo",
         implements: "",
         package: "",
-        slots: &[Slot { accepts: "ssl", many: false, required: false }],
+        slots: &[
+            Slot { accepts: "ssl", many: false, required: false },
+            Slot { accepts: "listener", many: true, required: false },
+        ],
         keys: &[
-            required("address"),
+            // One is required, unless there is a <listener>.
+            repeated("address"),
             optional("read-only"),
             optional("invalidation-queue-size"),
             optional("invalidation-age"),
@@ -90,6 +100,7 @@ pub static SECTION_TYPES: &[SectionType] = &[
             optional("pid-filename"),
             optional("client-conflict-resolution"),
             optional("msgpack"),
+            repeated("allow"),
             // Of the original before version 5:
             optional("monitor-address"),
             optional("authentication-protocol"),
@@ -97,6 +108,33 @@ pub static SECTION_TYPES: &[SectionType] = &[
             optional("authentication-realm"),
             optional("drop-cache-rather-verify"),
         ],
+    },
+    SectionType {
+        name: "listener",
+        implements: "",
+        package: "",
+        slots: &[Slot { accepts: "ssl", many: false, required: false }],
+        keys: &[repeated("address"), optional("read-only"), optional("msgpack"), repeated("allow")],
+    },
+    SectionType {
+        name: "ssl",
+        implements: "",
+        package: "",
+        slots: &[Slot { accepts: "client", many: true, required: false }],
+        keys: &[
+            required("certificate"),
+            optional("key"),
+            optional("password-function"),
+            required("authenticate"),
+            optional("password-file"),
+        ],
+    },
+    SectionType {
+        name: "client",
+        implements: "",
+        package: "",
+        slots: &[],
+        keys: &[optional("common-name"), optional("fingerprint"), repeated("storages"), optional("read-only")],
     },
     SectionType {
         name: "filestorage",
@@ -115,6 +153,13 @@ pub static SECTION_TYPES: &[SectionType] = &[
         ],
     },
     SectionType { name: "mappingstorage", implements: STORAGE, package: "", slots: &[], keys: &[optional("name")] },
+    SectionType {
+        name: "blobstorage",
+        implements: STORAGE,
+        package: "",
+        slots: &[Slot { accepts: STORAGE, many: false, required: false }],
+        keys: &[required("blob-dir")],
+    },
     SectionType {
         name: "eventlog",
         implements: LOG,
@@ -177,10 +222,8 @@ pub static SECTION_TYPES: &[SectionType] = &[
             optional("prompt"),
         ],
     },
-    bare("ssl", "", ""),
     bare("demostorage", STORAGE, ""),
     bare("zeoclient", STORAGE, ""),
-    bare("blobstorage", STORAGE, ""),
     bare("fullstorage", STORAGE, ""),
     bare("minimalstorage", STORAGE, ""),
     bare("syslog", HANDLER, ""),

@@ -91,7 +91,7 @@ impl<T> Section<T> {
                 position,
             });
         };
-        if self.values.iter().any(|(key, _, _)| *key == known.name) {
+        if !known.many && self.values.iter().any(|(key, _, _)| *key == known.name) {
             let message = format!("{} does not support multiple values", repr(written));
             return Err(ConfigError::Syntax { message, position });
         }
@@ -134,6 +134,16 @@ impl<T> Section<T> {
             return Ok(None);
         };
         convert(value).map(Some).map_err(|message| ConfigError::Value { message, position: position.clone() })
+    }
+
+    /// The values of a key that may be repeated, each after `convert`.
+    pub fn get_all<V>(&self, key: &str, convert: impl Fn(&str) -> Result<V, String>) -> Result<Vec<V>, ConfigError> {
+        let of_key = self.values.iter().filter(|(name, _, _)| *name == key);
+        of_key
+            .map(|(_, value, position)| {
+                convert(value).map_err(|message| ConfigError::Value { message, position: position.clone() })
+            })
+            .collect()
     }
 
     /// As [`get`](Self::get), for a key that [`finish`](Self::finish) has found to be there.

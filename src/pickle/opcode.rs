@@ -1,4 +1,4 @@
-//! The opcodes of pickles that are data, under the names of Python's pickletools.
+//! The opcodes of pickles, under the names of Python's pickletools.
 
 /// How a pickle of protocol 3 begins.
 pub(crate) const PROTO_3: [u8; 2] = [PROTO, 3];
@@ -16,6 +16,8 @@ pub(crate) const BININT1: u8 = b'K';
 pub(crate) const LONG: u8 = b'L';
 pub(crate) const BININT2: u8 = b'M';
 pub(crate) const NONE: u8 = b'N';
+pub(crate) const PERSID: u8 = b'P';
+pub(crate) const BINPERSID: u8 = b'Q';
 pub(crate) const REDUCE: u8 = b'R';
 pub(crate) const STRING: u8 = b'S';
 pub(crate) const BINSTRING: u8 = b'T';
@@ -47,6 +49,9 @@ pub(crate) const BINFLOAT: u8 = b'G';
 // Protocol 2.
 pub(crate) const PROTO: u8 = 0x80;
 pub(crate) const NEWOBJ: u8 = 0x81;
+pub(crate) const EXT1: u8 = 0x82;
+pub(crate) const EXT2: u8 = 0x83;
+pub(crate) const EXT4: u8 = 0x84;
 pub(crate) const TUPLE1: u8 = 0x85;
 pub(crate) const TUPLE2: u8 = 0x86;
 pub(crate) const TUPLE3: u8 = 0x87;
@@ -66,6 +71,11 @@ pub(crate) const BINBYTES8: u8 = 0x8e;
 pub(crate) const EMPTY_SET: u8 = 0x8f;
 pub(crate) const ADDITEMS: u8 = 0x90;
 pub(crate) const FROZENSET: u8 = 0x91;
+pub(crate) const NEWOBJ_EX: u8 = 0x92;
 pub(crate) const STACK_GLOBAL: u8 = 0x93;
 pub(crate) const MEMOIZE: u8 = 0x94;
 pub(crate) const FRAME: u8 = 0x95;
+
+// Protocol 5; `NEXT_BUFFER` is not among them, since it takes its buffer from outside of the pickle.
+pub(crate) const BYTEARRAY8: u8 = 0x96;
+pub(crate) const READONLY_BUFFER: u8 = 0x98;

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::opcode as op;
 use super::value::Value;
-use super::write::{BATCH, put, put_bool, put_bytes, put_float, put_int, put_long, put_text};
+use super::write::{BATCH, Python, put_bool, put_bytes, put_float, put_int, put_long, put_text};
 
 /// The pickle of what `value` would have become on a Python 3 server that read it from a message
 /// written in "fast" mode.
@@ -207,7 +207,7 @@ fn put_canonical(key: &Value, out: &mut Vec<u8>) -> Option<()> {
             items.iter().try_for_each(|item| put_canonical(item, out))?;
             out.push(op::TUPLE);
         }
-        other => put(other, out),
+        other => Python::Three.put(other, out),
     }
     Some(())
 }

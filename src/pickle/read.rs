@@ -71,6 +71,12 @@ pub enum PickleError {
         /// Where.
         position: usize,
     },
+    /// A persistent id that refers neither to an object of this database nor to one of another.
+    #[error("the persistent id at {position} has no known form")]
+    PersistentId {
+        /// Where.
+        position: usize,
+    },
     /// A global that is not accepted here.
     #[error("global not allowed: {0}")]
     Global(String),
@@ -129,17 +135,33 @@ struct Budget {
 }
 
 /// Why an opcode failed, before its place is added.
-enum Flaw {
+pub(super) enum Flaw {
     Truncated,
     Opcode,
     Stack,
     Argument,
+    PersistentId,
     Global(String),
     TooDeep,
     TooMany,
 }
 
-type Step<T> = Result<T, Flaw>;
+pub(super) type Step<T> = Result<T, Flaw>;
+
+impl Flaw {
+    pub(super) fn at(self, opcode: u8, position: usize) -> PickleError {
+        match self {
+            Self::Truncated => PickleError::Truncated,
+            Self::Opcode => PickleError::Opcode { opcode, position },
+            Self::Stack => PickleError::Stack { opcode, position },
+            Self::Argument => PickleError::Argument { opcode, position },
+            Self::PersistentId => PickleError::PersistentId { position },
+            Self::Global(name) => PickleError::Global(name),
+            Self::TooDeep => PickleError::TooDeep,
+            Self::TooMany => PickleError::TooMany,
+        }
+    }
+}
 
 struct Machine<'a> {
     data: &'a Bytes,
@@ -179,15 +201,7 @@ impl<'a> Machine<'a> {
                 let value = self.build(root, 0, &mut budget)?;
                 return Ok((value, self.position));
             }
-            self.step(opcode).map_err(|fault| match fault {
-                Flaw::Truncated => PickleError::Truncated,
-                Flaw::Opcode => PickleError::Opcode { opcode, position },
-                Flaw::Stack => PickleError::Stack { opcode, position },
-                Flaw::Argument => PickleError::Argument { opcode, position },
-                Flaw::Global(name) => PickleError::Global(name),
-                Flaw::TooDeep => PickleError::TooDeep,
-                Flaw::TooMany => PickleError::TooMany,
-            })?;
+            self.step(opcode).map_err(|flaw| flaw.at(opcode, position))?;
         }
     }
 
@@ -262,8 +276,8 @@ impl<'a> Machine<'a> {
                 self.object(opcode)
             }
 
-            // Persistent ids, extension codes and out-of-band buffers mean nothing without their
-            // Python process; the rest does not exist.
+            // Persistent ids, extension codes and buffers mean nothing without their Python process;
+            // the rest does not exist.
             _ => Err(Flaw::Opcode),
         }
     }

@@ -126,6 +126,7 @@ proptest! {
             dumps(&value);
         }
         record::class_name(&data);
+        record::is_blob_record(&data);
     }
 }
 
@@ -338,5 +339,33 @@ fn classes_of_records() {
     assert_eq!(name(b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N.").as_deref(), Some("ZODB.blob.Blob"));
     for record in [&b""[..], b"\x80\x03", b"N.}.", b"C\x08\0\0\0\0\0\0\0\x01Q.}.", b"cmodule", b"c\xff\nClass\n.}."] {
         assert_eq!(name(record), None, "{:?}", record.escape_ascii().to_string());
+    }
+}
+
+#[test]
+fn records_of_blobs() {
+    for record in [
+        &b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."[..],
+        b"\x80\x02cZODB.blob\nBlob\nq\x01.N.",
+        b"cZODB.blob\nBlob\np0\n.N.",
+        b"cZODB.blob\nBlob\n.",
+        b"cm\nC\n0cZODB.blob\nBlob\n.N.",
+        b"\x80\x04\x8c\x09ZODB.blob\x8c\x04Blob\x93.N.",
+    ] {
+        assert!(record::is_blob_record(record), "{:?}", record.escape_ascii().to_string());
+    }
+    for record in [
+        &b""[..],
+        b"cZODB.blob\nBlob\n",
+        b"cZODB.blob\nBlobFile\n.N.",
+        b"(cZODB.blob\nBlob\nNt.N.",
+        b"cZODB.blob\nBlob\n)\x86.N.",
+        b"((U\x09ZODB.blobU\x04BlobtNt.N.",
+        b"cZODB.blob\nBlob\n)\x81.N.",
+        b"(iZODB.blob\nBlob\n.N.",
+        b"cm\nC\n.\x80\x03cZODB.blob\nBlob\n.",
+        b"C\x08aaaaaaaaQ0cZODB.blob\nBlob\n.N.",
+    ] {
+        assert!(!record::is_blob_record(record), "{:?}", record.escape_ascii().to_string());
     }
 }

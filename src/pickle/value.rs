@@ -65,6 +65,12 @@ impl Value {
         Self::Text(Bytes::copy_from_slice(text.as_bytes()))
     }
 
+    /// A `str` of whatever Python reads it: a name or a message of our own, which is text in Python 3 and bytes in
+    /// Python 2. Only ASCII can be both; anything else is text.
+    pub fn native(text: &str) -> Self {
+        if text.is_ascii() { Self::Native(Bytes::copy_from_slice(text.as_bytes())) } else { Self::text(text) }
+    }
+
     /// Bytes copied from a slice.
     pub fn bytes(bytes: &[u8]) -> Self {
         Self::Bytes(Bytes::copy_from_slice(bytes))
@@ -81,6 +87,15 @@ impl Value {
     /// The result of calling `callable` with `args`.
     pub fn call(callable: Self, args: Vec<Self>) -> Self {
         Self::Object(Box::new(Object { callable, args: Self::Tuple(args), bare: false, state: None }))
+    }
+
+    /// The same object, with `state` set on it.
+    #[must_use]
+    pub fn with_state(self, state: Self) -> Self {
+        match self {
+            Self::Object(object) => Self::Object(Box::new(Object { state: Some(state), ..*object })),
+            other => other,
+        }
     }
 
     /// The pairs of a dict, also of one that its pickle spells as `dict(pairs)`; else the value itself.
@@ -130,6 +145,14 @@ impl Value {
                 Self::Int(i64::from_le_bytes(word))
             }
             None => Self::BigInt(bytes.slice(..length)),
+        }
+    }
+
+    /// Whether both are one key of a dict: the two kinds of `str` are equal if their bytes are.
+    pub fn is_same_key(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(a) | Self::Native(a), Self::Text(b) | Self::Native(b)) => a == b,
+            (a, b) => a == b,
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use super::Shared;
+use super::access::Access;
 use super::hub::ClientId;
 use super::outbox::{Closing, Outbox, READ_PAUSE_BYTES, Taken};
 use super::session::{End, Session, printable};
@@ -32,7 +33,7 @@ const READ_BYTES_LONG: usize = 1 << 20;
 /// Requests of one client that are answered before other clients of the same thread have their turn.
 const BATCH_FRAMES: usize = 64;
 
-/// A transport: TCP or a Unix socket.
+/// A transport: TCP or a Unix socket, plain or with TLS on it.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -72,13 +73,13 @@ enum Event {
 }
 
 /// Serves one client until it goes.
-pub async fn serve<S: Stream>(server: Arc<Shared>, stream: S, id: ClientId, address: String) {
+pub async fn serve<S: Stream>(server: Arc<Shared>, stream: S, id: ClientId, address: String, access: Access) {
     info!(target: "ZEO.asyncio.base", "Connected {address}");
     let outbox = Arc::new(Outbox::default());
     let mut connection =
         Connection { stream, outbox: Arc::clone(&outbox), received: BytesMut::new(), sending: Vec::new(), sent: 0 };
-    push_raw(&outbox, handshake::announce(server.encoding));
-    match connection.converse(&server, id, &address).await {
+    push_raw(&outbox, handshake::announce(access.encoding));
+    match connection.converse(&server, id, &address, access).await {
         Ok(()) => debug!(target: "ZEO.asyncio.server", "{address} has gone"),
         Err(Failure::Io(error)) => info!(target: "ZEO.asyncio.server", "Disconnected {address}: {error}"),
         Err(Failure::End(end @ End::Timeout(_))) => {
@@ -116,7 +117,13 @@ impl From<End> for Failure {
 }
 
 impl<S: Stream> Connection<S> {
-    async fn converse(&mut self, server: &Arc<Shared>, id: ClientId, address: &str) -> Result<(), Failure> {
+    async fn converse(
+        &mut self,
+        server: &Arc<Shared>,
+        id: ClientId,
+        address: &str,
+        access: Access,
+    ) -> Result<(), Failure> {
         let answer = loop {
             if let Some(answer) = self.take_frame(frame::LIMIT_BEFORE_REGISTRATION)? {
                 break answer;
@@ -129,7 +136,7 @@ impl<S: Stream> Connection<S> {
         let dialect = match handshake::answer(&answer) {
             Answer::Speak(dialect) => dialect,
             Answer::Ruok => {
-                let status = server.status_json().to_string();
+                let status = server.status_json(&access).to_string();
                 push_raw(&self.outbox, status.as_bytes());
                 self.outbox.close(Closing::AfterDrain);
                 while !matches!(self.next_event(Wanted::Nothing).await?, Event::Closed | Event::Ended(_)) {}
@@ -138,7 +145,8 @@ impl<S: Stream> Connection<S> {
             Answer::Refused(shown) => return Err(End::Protocol(format!("bad handshake {shown}")).into()),
         };
         info!(target: "ZEO.asyncio.server", "received handshake {:?}", String::from_utf8_lossy(&answer));
-        let session = Session::new(Arc::clone(server), id, address.to_owned(), Arc::clone(&self.outbox), dialect);
+        let session =
+            Session::new(Arc::clone(server), id, address.to_owned(), access, Arc::clone(&self.outbox), dialect);
         self.run(session).await
     }
 
@@ -180,7 +188,7 @@ impl<S: Stream> Connection<S> {
             if self.unsent_bytes() >= READ_PAUSE_BYTES {
                 return Ok(Wanted::Room);
             }
-            match self.take_frame(session.frame_limit())? {
+            match self.take_request(session)? {
                 Some(frame) => session.handle(frame)?,
                 None => return Ok(Wanted::Requests),
             }
@@ -195,6 +203,16 @@ impl<S: Stream> Connection<S> {
 
     fn take_frame(&mut self, limit: usize) -> Result<Option<bytes::Bytes>, Failure> {
         frame::take(&mut self.received, limit).map_err(|error| End::Protocol(error.to_string()).into())
+    }
+
+    /// The next request: with its code, if the client has authenticated.
+    fn take_request(&mut self, session: &mut Session) -> Result<Option<bytes::Bytes>, Failure> {
+        let limit = session.frame_limit();
+        match session.incoming_mac() {
+            None => self.take_frame(limit),
+            Some(mac) => frame::take_sealed(&mut self.received, limit, mac)
+                .map_err(|error| End::Protocol(error.to_string()).into()),
+        }
     }
 
     /// Writes what there is to write until there is what is `wanted`.
@@ -225,6 +243,10 @@ impl<S: Stream> Connection<S> {
                     0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     written => self.sent += written,
                 }
+            }
+            if self.sent > 0 {
+                // TLS may keep back what the socket did not take.
+                ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             }
             self.sent = 0;
             match ready!(self.outbox.poll_take(&mut self.sending, cx)) {

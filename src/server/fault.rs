@@ -13,6 +13,10 @@ impl From<StorageError> for Fault {
     fn from(error: StorageError) -> Self {
         match error {
             StorageError::NoSuchObject(oid) => Fault::PosKey(oid),
+            StorageError::NoBlobFile { path, oid, tid } => {
+                Fault::NoBlobFile { path: path.to_string_lossy().into_owned(), oid, serial: tid }
+            }
+            StorageError::BlobName(name) => Fault::Value(name),
             StorageError::Conflict { oid, committed, read, class_name } => {
                 Fault::Conflict(Collision { oid, class_name, committed, read })
             }
@@ -51,7 +55,7 @@ fn refusal(failure: UndoFailure) -> UndoRefusal {
 impl From<ReplayError> for Fault {
     fn from(error: ReplayError) -> Self {
         match error {
-            ReplayError::Storage(error) => error.into(),
+            ReplayError::Storage { source, .. } => source.into(),
             ReplayError::Log(error) => temporary_file(&error),
         }
     }

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use super::invalidation::{InvalidationQueue, Since};
 use super::outbox::Outbox;
 use crate::ids::{Oid, Tid};
+use crate::pickle::Value;
 use crate::sync::RwLock;
 use crate::wire::dialect::Dialect;
 
@@ -126,22 +127,37 @@ impl Hub {
         shared.epoch += 1;
         install();
         shared.queue.push(tid, Arc::clone(oids));
-        let mut encoded: Option<(Dialect, Vec<u8>)> = None;
-        for (id, member) in &shared.clients {
-            if *id == committer {
+        shared.push_to_all(Some(committer), |dialect, frame| dialect.put_invalidate_transaction(frame, tid, oids));
+        reply();
+    }
+
+    /// Calls `method` of every client. Its argument is computed in the same instant, so that nothing newer has been
+    /// told before it.
+    pub fn call_all(&self, method: &str, argument: impl FnOnce() -> Value) {
+        let shared = self.shared.read();
+        let args = [argument()];
+        shared.push_to_all(None, |dialect, frame| dialect.put_call(frame, method, &args));
+    }
+}
+
+impl Shared {
+    /// Queues a frame to every client but one.
+    fn push_to_all(&self, except: Option<ClientId>, put: impl Fn(Dialect, &mut Vec<u8>)) {
+        // There are few dialects, so each frame is made once.
+        let mut encoded: Vec<(Dialect, Vec<u8>)> = Vec::new();
+        for (id, member) in &self.clients {
+            if Some(*id) == except {
                 continue;
             }
-            // Nearly always all clients speak one dialect, so the frame is made once.
-            let frame = match &encoded {
-                Some((dialect, frame)) if *dialect == member.dialect => frame,
-                _ => {
-                    let mut frame = Vec::new();
-                    member.dialect.put_invalidate_transaction(&mut frame, tid, oids);
-                    &encoded.insert((member.dialect, frame)).1
-                }
-            };
+            let known = encoded.iter().position(|(dialect, _)| *dialect == member.dialect);
+            let index = known.unwrap_or_else(|| {
+                let mut frame = Vec::new();
+                put(member.dialect, &mut frame);
+                encoded.push((member.dialect, frame));
+                encoded.len() - 1
+            });
+            let frame = &encoded[index].1;
             member.outbox.push(|out| out.extend_from_slice(frame));
         }
-        reply();
     }
 }

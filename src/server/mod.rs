@@ -1,10 +1,12 @@
 //! The server: clients on one side, storages on the other.
 //!
-//! In the order in which a request meets them: [`listener`] accepts, [`connection`] moves bytes,
-//! [`session`] holds the conversation, [`calls`] answers, [`hub`] sees to the order in which clients
-//! hear of changes, [`outbox`] holds what is to be sent. Transactions wait in a [`transaction_log`]
-//! until [`commit_lock`] lets them vote.
+//! In the order in which a request meets them: [`listener`] accepts whom [`access`] and [`tls`] let in, [`connection`] moves
+//! bytes, [`session`] holds the conversation, [`auth`] knows who may have one, [`calls`] answers, [`hub`] sees to the order in
+//! which clients hear of changes, [`outbox`] holds what is to be sent. Transactions wait in a [`transaction_log`]
+//! until [`commit_lock`] lets them vote; a pack ([`packing`]) waits there for its last step.
 
+mod access;
+pub mod auth;
 mod calls;
 mod commit_lock;
 mod connection;
@@ -15,9 +17,11 @@ mod listener;
 #[cfg(all(test, shuttle))]
 mod model;
 mod outbox;
+mod packing;
 mod served;
 mod session;
 mod stats;
+pub mod tls;
 mod transaction_log;
 
 use std::collections::BTreeMap;
@@ -31,9 +35,12 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use crate::storage::{Storage, StorageError};
-use crate::wire::dialect::Encoding;
+use access::Access;
+use auth::Authenticator;
+use ipnet::IpNet;
 use listener::Listener;
 use served::Served;
+use tls::Tls;
 
 /// How long a stop may take: for transactions on their way to the disk.
 const STOP_TIME: Duration = Duration::from_secs(30);
@@ -67,8 +74,8 @@ impl fmt::Display for Address {
 
 /// What to serve, and how.
 pub struct ServerOptions {
-    /// Where to listen.
-    pub address: Address,
+    /// Where to listen, and what holds there.
+    pub listeners: Vec<ListenerOptions>,
     /// Storages by the names under which clients ask for them.
     pub storages: Vec<(String, Arc<dyn Storage>)>,
     /// Refuse every write.
@@ -81,13 +88,35 @@ pub struct ServerOptions {
     pub transaction_timeout: Option<Duration>,
     /// Hand conflicts to the client that runs into them.
     pub client_conflict_resolution: bool,
+    /// Who may connect; everybody if there is none.
+    pub authenticator: Option<Arc<Authenticator>>,
+}
+
+/// An address to listen on, and what holds for all who come there.
+#[derive(Clone)]
+pub struct ListenerOptions {
+    /// Where to listen.
+    pub address: Address,
+    /// Refuse every write.
+    pub read_only: bool,
     /// Announce msgpack instead of pickle.
     pub msgpack: bool,
+    /// The networks that peers may come from; none: any. Unix sockets have none.
+    pub allow: Vec<IpNet>,
+    /// TLS from the first byte.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl ListenerOptions {
+    /// A listener that anybody may use, in plain text.
+    pub fn new(address: Address) -> Self {
+        Self { address, read_only: false, msgpack: false, allow: Vec::new(), tls: None }
+    }
 }
 
 /// A server that listens.
 pub struct Server {
-    listener: Listener,
+    listeners: Vec<Listener>,
     shared: Arc<Shared>,
 }
 
@@ -95,7 +124,7 @@ pub struct Server {
 struct Shared {
     storages: BTreeMap<String, Arc<Served>>,
     read_only: bool,
-    encoding: Encoding,
+    authenticator: Option<Arc<Authenticator>>,
 }
 
 impl Shared {
@@ -103,9 +132,10 @@ impl Shared {
         self.storages.get(name)
     }
 
-    /// The answer to `ruok`.
-    fn status_json(&self) -> serde_json::Value {
-        self.storages.iter().map(|(name, served)| (name.clone(), served.status_json())).collect()
+    /// The answer to `ruok`, about the storages that the peer may know of.
+    fn status_json(&self, access: &Access) -> serde_json::Value {
+        let known = self.storages.iter().filter(|(name, _)| access.covers(name));
+        known.map(|(name, served)| (name.clone(), served.status_json())).collect()
     }
 }
 
@@ -145,17 +175,41 @@ impl Server {
         for (name, storage) in &options.storages {
             info!(target: "ZEO.StorageServer", "storage {name:?}: {}", storage.describe());
         }
-        let listener = Listener::bind(&options.address)
-            .map_err(|source| StartError::Listen { address: options.address.clone(), source })?;
-        info!(target: "ZEO.asyncio.server", "listening on {}", listener.address());
-        let encoding = if options.msgpack { Encoding::Msgpack } else { Encoding::Pickle };
-        Ok(Self { listener, shared: Arc::new(Shared { storages, read_only: options.read_only, encoding }) })
+        if let Some(authenticator) = &options.authenticator {
+            info!(
+                target: "ZEO.StorageServer",
+                "using auth protocol: {}, realm {:?}, {} users", auth::PROTOCOL, authenticator.realm(), authenticator.user_count()
+            );
+        }
+        let mut listeners = Vec::with_capacity(options.listeners.len());
+        for options in &options.listeners {
+            match Listener::bind(options) {
+                Ok(listener) => listeners.push(listener),
+                Err(source) => {
+                    listeners.iter().for_each(Listener::clean_up);
+                    return Err(StartError::Listen { address: options.address.clone(), source });
+                }
+            }
+        }
+        // Whoever sees one of these lines may use all of the addresses.
+        for listener in &listeners {
+            info!(target: "ZEO.asyncio.server", "listening on {}", listener.address);
+        }
+        let authenticator = options.authenticator.clone();
+        Ok(Self { listeners, shared: Arc::new(Shared { storages, read_only: options.read_only, authenticator }) })
     }
 
     /// Serves until `stop` resolves, then closes connections and storages.
     pub async fn run<T>(self, stop: impl Future<Output = T>) -> T {
         let housekeeping = tokio::spawn(housekeeping(Arc::clone(&self.shared)));
-        let why = self.listener.serve(&self.shared, stop).await;
+        let storages = Arc::clone(&self.shared);
+        let stop = async move {
+            let why = stop.await;
+            // Before the connections end: a client that goes gives a pack its turn for the last step.
+            storages.storages.values().for_each(|served| served.packs.give_up());
+            why
+        };
+        let why = listener::serve(self.listeners, &self.shared, stop).await;
         housekeeping.abort();
         for served in self.shared.storages.values() {
             close(served).await;
@@ -184,9 +238,13 @@ async fn housekeeping(shared: Arc<Shared>) {
     }
 }
 
-/// Closes a storage once its last commit is on the disk. Every connection has gone, so nobody begins
-/// a new one.
+/// Closes a storage once its last commit is on the disk; a pack is given up. Every connection has gone, so nobody
+/// begins a new one.
 async fn close(served: &Arc<Served>) {
+    if tokio::time::timeout(STOP_TIME, served.packs.stop()).await.is_err() {
+        error!(target: "ZEO.StorageServer", "a pack does not come to its end; storage {:?} is left as it is", served.name);
+        return;
+    }
     let Ok(_turn) = tokio::time::timeout(STOP_TIME, served.commit_lock.ask().turn()).await else {
         error!(target: "ZEO.StorageServer", "a commit does not come to its end; storage {:?} is left as it is", served.name);
         return;

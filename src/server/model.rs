@@ -57,9 +57,11 @@ fn heard(outbox: &Outbox) -> Vec<Heard> {
         let Ok(Value::Tuple(message)) = pickle::read(&frame) else { panic!("a message of our own") };
         let tid = |value: &Value| Tid::from_slice(value.as_string().expect("bytes")).expect("eight of them");
         all.push(match (&message[0], &message[3]) {
-            (Value::Text(kind), value) if &kind[..] == b"load" => Heard::Loaded(tid(value)),
-            (Value::Text(kind), value) if &kind[..] == b"finish" => Heard::Finished(tid(value)),
-            (Value::Text(kind), value) if &kind[..] == b"register" => Heard::Registered(tid(value)),
+            (Value::Native(kind) | Value::Text(kind), value) if &kind[..] == b"load" => Heard::Loaded(tid(value)),
+            (Value::Native(kind) | Value::Text(kind), value) if &kind[..] == b"finish" => Heard::Finished(tid(value)),
+            (Value::Native(kind) | Value::Text(kind), value) if &kind[..] == b"register" => {
+                Heard::Registered(tid(value))
+            }
             (_, Value::Tuple(args)) => Heard::Invalidated(tid(&args[0])),
             other => panic!("unexpected {other:?}"),
         });

@@ -8,7 +8,11 @@
 
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::Notify;
+
 use crate::sync::Mutex;
+use crate::wire::frame;
+use crate::wire::mac::RunningMac;
 
 /// Above this, the connection stops answering requests until the client has taken its replies.
 pub const READ_PAUSE_BYTES: usize = 4 << 20;
@@ -24,11 +28,15 @@ const KEEP_BYTES: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct Outbox {
     state: Mutex<State>,
+    /// Frames have been taken.
+    taken: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     frames: Vec<u8>,
+    /// Set once the client has authenticated.
+    mac: Option<RunningMac>,
     closing: Option<Closing>,
     reader: Option<Waker>,
 }
@@ -55,13 +63,24 @@ impl Outbox {
             state.closing = Some(Closing::CannotFollow);
             state.frames = Vec::new();
         } else {
-            write(&mut state.frames);
+            let State { frames, mac, .. } = &mut *state;
+            let start = frames.len();
+            write(frames);
+            if let Some(mac) = mac {
+                frame::seal(frames, start, mac);
+            }
         }
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+
+    /// From now on every frame gets its code, here, where the order of frames is decided. Those that are queued
+    /// already stay as they are.
+    pub fn authenticate(&self, mac: RunningMac) {
+        self.state.lock().mac = Some(mac);
     }
 
     /// Ends the conversation; a later call can only hasten the end.
@@ -78,6 +97,15 @@ impl Outbox {
     /// How much is queued and not yet taken.
     pub fn queued_bytes(&self) -> usize {
         self.state.lock().frames.len()
+    }
+
+    /// Returns when everything that is queued now has been taken: the pace of who has more to send than should be
+    /// queued at a time.
+    pub async fn room(&self) {
+        let taken = self.taken.notified();
+        if self.queued_bytes() > 0 {
+            taken.await;
+        }
     }
 
     /// Exchanges `spent`, whose bytes have been written, for what is queued. `Pending` while there is
@@ -97,6 +125,7 @@ impl Outbox {
             }
             _ => {
                 std::mem::swap(&mut state.frames, spent);
+                self.taken.notify_waiters();
                 Poll::Ready(Taken::Frames)
             }
         }
@@ -114,7 +143,12 @@ pub enum Taken {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future as _;
+
+    use bytes::BytesMut;
+
     use super::*;
+    use crate::wire::mac::SessionKey;
 
     fn take(outbox: &Outbox) -> Poll<(Taken, Vec<u8>)> {
         let mut buffer = Vec::new();
@@ -129,6 +163,32 @@ mod tests {
         outbox.push(|out| out.extend(b"two"));
         assert_eq!(take(&outbox), Poll::Ready((Taken::Frames, b"onetwo".to_vec())));
         assert_eq!(take(&outbox), Poll::Pending);
+    }
+
+    #[test]
+    fn frames_get_their_codes_in_the_order_of_pushes() {
+        let key = SessionKey::new(&[b'a'; 40], "nonce");
+        let (outbox, mut mac) = (Outbox::default(), key.running_mac());
+        let plain = |out: &mut Vec<u8>, body: &[u8]| assert!(frame::put(out, |out| out.extend_from_slice(body)));
+        outbox.push(|out| plain(out, b"before"));
+        outbox.authenticate(key.running_mac());
+        outbox.push(|out| {
+            plain(out, b"one");
+            plain(out, b"two");
+        });
+        outbox.push(|out| plain(out, b"three"));
+        let Poll::Ready((Taken::Frames, queued)) = take(&outbox) else { panic!("nothing is queued") };
+        let mut queued = BytesMut::from(&queued[..]);
+        assert_eq!(frame::take(&mut queued, 10).unwrap().unwrap(), b"before"[..]);
+        // A batch in place of an empty buffer.
+        let mut batch = Vec::new();
+        plain(&mut batch, b"four");
+        outbox.push(|out| *out = batch);
+        let Poll::Ready((Taken::Frames, more)) = take(&outbox) else { panic!("nothing is queued") };
+        queued.extend_from_slice(&more);
+        for body in ["one", "two", "three", "four"] {
+            assert_eq!(frame::take_sealed(&mut queued, 10, &mut mac).unwrap().unwrap(), body);
+        }
     }
 
     #[test]
@@ -149,5 +209,18 @@ mod tests {
         outbox.push(|out| out.push(0));
         assert_eq!(outbox.queued_bytes(), 0);
         assert_eq!(take(&outbox), Poll::Ready((Taken::Closed(Closing::CannotFollow), vec![])));
+    }
+
+    #[tokio::test]
+    async fn there_is_room_once_what_was_queued_has_been_taken() {
+        let outbox = Outbox::default();
+        outbox.room().await;
+        outbox.push(|out| out.extend(b"before"));
+        let mut room = Box::pin(outbox.room());
+        let mut ready = || room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        assert!(!ready());
+        assert!(take(&outbox).is_ready());
+        outbox.push(|out| out.extend(b"after"));
+        assert!(ready(), "it does not starve while others push, too");
     }
 }

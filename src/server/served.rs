@@ -7,6 +7,7 @@ use super::ServerOptions;
 use super::commit_lock::CommitLock;
 use super::hub::Hub;
 use super::invalidation::InvalidationQueue;
+use super::packing::Packs;
 use super::stats::Stats;
 use super::transaction_log::OnConflict;
 use crate::pickle::Value;
@@ -22,6 +23,8 @@ pub struct Served {
     pub hub: Hub,
     /// Whose turn it is to commit.
     pub commit_lock: CommitLock,
+    /// The pack under way.
+    pub packs: Packs,
     /// Counters.
     pub stats: Stats,
     /// When the server began to serve it, as `time.ctime()` says it.
@@ -45,6 +48,7 @@ impl Served {
             name,
             hub: Hub::new(InvalidationQueue::new(options.invalidation_queue_size, newest)),
             commit_lock: CommitLock::default(),
+            packs: Packs::default(),
             stats: Stats::default(),
             started: crate::logging::ctime_now(),
             storage,
@@ -57,15 +61,15 @@ impl Served {
     /// The numbers that every client is told after a change of size.
     pub fn size_info(&self) -> Value {
         Value::Dict(vec![
-            (Value::text("length"), integer(self.storage.len())),
-            (Value::text("size"), integer(self.storage.size())),
+            (Value::native("length"), integer(self.storage.len())),
+            (Value::native("size"), integer(self.storage.size())),
         ])
     }
 
     /// The fields of `server_status` and `ruok`.
     pub fn status(&self) -> Vec<(&'static str, Value)> {
         let stats = &self.stats;
-        vec![
+        let mut status = vec![
             ("loads", integer(stats.loads.value())),
             ("stores", integer(stats.stores.value())),
             ("commits", integer(stats.commits.value())),
@@ -74,28 +78,38 @@ impl Served {
             ("lock_time", self.commit_lock.held_since().map_or(Value::None, Value::Float)),
             ("conflicts", integer(stats.conflicts.value())),
             ("conflicts_resolved", Value::Int(0)),
-            ("start", Value::text(&self.started)),
+            ("start", Value::native(&self.started)),
             ("connections", integer(self.hub.client_count() as u64)),
             ("waiting", integer(self.commit_lock.waiting() as u64)),
             (
                 "timeout-thread-is-alive",
                 // No thread watches over transactions here; sites' monitors compare with these two.
-                if self.transaction_timeout.is_some() { Value::Bool(true) } else { Value::text("stub") },
+                if self.transaction_timeout.is_some() { Value::Bool(true) } else { Value::native("stub") },
             ),
-            ("last-transaction", Value::text(&self.storage.last_transaction().to_string())),
-        ]
+            ("last-transaction", Value::native(&self.storage.last_transaction().to_string())),
+        ];
+        // Only then: monitors know the other keys from Python's server.
+        status.extend(self.packs.status().map(|packing| ("packing", packing)));
+        status
     }
 
     /// [`status`](Self::status) for `ruok`, which answers in JSON.
     pub fn status_json(&self) -> serde_json::Value {
-        let json = |value: &Value| match value {
-            Value::Bool(flag) => (*flag).into(),
-            Value::Int(number) => (*number).into(),
-            Value::Float(number) => (*number).into(),
-            Value::Text(text) => String::from_utf8_lossy(text).into(),
-            _ => serde_json::Value::Null,
-        };
         self.status().iter().map(|(key, value)| ((*key).to_owned(), json(value))).collect()
+    }
+}
+
+fn json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Bool(flag) => (*flag).into(),
+        Value::Int(number) => (*number).into(),
+        Value::Float(number) => (*number).into(),
+        Value::Text(text) | Value::Native(text) => String::from_utf8_lossy(text).into(),
+        Value::Dict(items) => items
+            .iter()
+            .filter_map(|(key, value)| Some((String::from_utf8_lossy(key.as_string()?).into_owned(), json(value))))
+            .collect(),
+        _ => serde_json::Value::Null,
     }
 }
 

@@ -15,8 +15,11 @@ use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::access::Access;
+use super::auth::{self, Authenticator, Outcome, Progress};
 use super::calls::args::Args;
-use super::calls::commit::{Checked, Transaction};
+use super::calls::blob::{Arrived, Downloads};
+use super::calls::commit::{Checked, Refused, Transaction};
 use super::calls::iterate::Iterators;
 use super::calls::load::written;
 use super::hub::ClientId;
@@ -30,6 +33,7 @@ use crate::storage::{self, Storage, Transactions};
 use crate::wire::dialect::Dialect;
 use crate::wire::fault::Fault;
 use crate::wire::frame;
+use crate::wire::mac::RunningMac;
 use crate::wire::message::Request;
 
 /// How many slow calls of one client run at a time; above this its requests wait.
@@ -44,9 +48,14 @@ pub struct Session {
     pub(super) outbox: Arc<Outbox>,
     pub(super) dialect: Dialect,
     server: Arc<Shared>,
+    access: Access,
+    authentication: Progress,
+    /// Of what the client sends, once it has authenticated.
+    incoming_mac: Option<RunningMac>,
     registration: Option<Registration>,
     pub(super) transaction: Transaction,
     pub(super) iterators: Iterators,
+    pub(super) downloads: Downloads,
     pub(super) beside: JoinSet<Beside>,
     /// Requests that came while the transaction was being finished.
     parked: Vec<Request>,
@@ -81,8 +90,12 @@ pub enum Beside {
     Answered(Call, Answer),
     /// An iterator is in place.
     Positioned(Call, Result<Box<dyn Transactions>, Fault>),
+    /// What had arrived of a blob is on disk.
+    Written(Call, Result<Arrived, Fault>),
+    /// A blob has been sent, or cannot be.
+    Sent(Call, Answer),
     /// A vote is decided.
-    Voted(Call, Result<Checked, Fault>),
+    Voted(Call, Result<Checked, Refused>),
     /// A finish is done, and has been answered if it succeeded.
     Finished(Call, Result<(), Fault>),
 }
@@ -103,7 +116,14 @@ pub enum End {
 
 impl Session {
     /// A conversation that starts after the handshake.
-    pub fn new(server: Arc<Shared>, id: ClientId, address: String, outbox: Arc<Outbox>, dialect: Dialect) -> Self {
+    pub fn new(
+        server: Arc<Shared>,
+        id: ClientId,
+        address: String,
+        access: Access,
+        outbox: Arc<Outbox>,
+        dialect: Dialect,
+    ) -> Self {
         Self {
             id,
             label: address.clone(),
@@ -111,9 +131,13 @@ impl Session {
             outbox,
             dialect,
             server,
+            access,
+            authentication: Progress::default(),
+            incoming_mac: None,
             registration: None,
             transaction: Transaction::None,
             iterators: Iterators::default(),
+            downloads: Downloads::default(),
             beside: JoinSet::new(),
             parked: Vec::new(),
         }
@@ -125,6 +149,9 @@ impl Session {
         if request.is_keep_alive() {
             return Ok(());
         }
+        if self.registration.is_none() {
+            self.dialect = self.dialect.for_python(request.python);
+        }
         if matches!(self.transaction, Transaction::Finishing(_)) && calls::concerns_transaction(&request.method) {
             self.parked.push(request);
             return Ok(());
@@ -133,14 +160,17 @@ impl Session {
     }
 
     fn dispatch(&mut self, request: Request) -> Result<(), End> {
-        let Some(method) = calls::known(&request.method, self.registration.is_some()) else {
+        let Some(method) = calls::known(&request.method, self.dialect, self.registration.is_some()) else {
             let name = printable(&String::from_utf8_lossy(&request.method));
             return Err(End::Protocol(format!("Invalid method, '{name}'")));
         };
         let call = Call { id: request.id, is_async: request.is_async, method };
-        let args = Args::new(method, request.args);
+        let args = match self.dialect.without_version(method, request.args) {
+            Ok(args) => Args::new(method, args),
+            Err(fault) => return self.reply(&call, Err(fault)),
+        };
         match self.registration.clone() {
-            None => self.register(&call, args),
+            None => calls::dispatch_unregistered(self, &call, args),
             Some(registration) => calls::dispatch(self, &registration, call, args),
         }
     }
@@ -150,9 +180,17 @@ impl Session {
         if self.registration.is_some() { frame::LIMIT } else { frame::LIMIT_BEFORE_REGISTRATION }
     }
 
+    /// What checks the codes of the client's frames, if they must have some.
+    pub fn incoming_mac(&mut self) -> Option<&mut RunningMac> {
+        self.incoming_mac.as_mut()
+    }
+
     /// Whether more requests may be read: not while some wait already.
     pub fn is_ready(&self) -> bool {
-        self.parked.is_empty() && self.beside.len() < SLOW_CALLS
+        self.parked.is_empty()
+            && self.beside.len() < SLOW_CALLS
+            && self.downloads.has_room()
+            && !self.transaction.is_writing()
     }
 
     /// Whether something runs beside the conversation, to be waited for with [`beside`](Self::beside).
@@ -183,6 +221,8 @@ impl Session {
                 self.reply(&call, answer)?;
             }
             Beside::Positioned(call, Err(fault)) => self.reply(&call, Err(fault))?,
+            Beside::Written(call, outcome) => self.written(&call, outcome)?,
+            Beside::Sent(call, answer) => self.sent(&call, answer)?,
             Beside::Voted(call, outcome) => self.voted(id, &call, outcome)?,
             Beside::Finished(call, outcome) => {
                 self.transaction = Transaction::None;
@@ -208,7 +248,11 @@ impl Session {
         End::Timeout(timeout.unwrap_or_default().as_secs_f64())
     }
 
-    fn register(&mut self, call: &Call, mut args: Args) -> Result<(), End> {
+    /// `register(storage, read_only)`: the newest tid, or nothing for old clients, which ask for it next.
+    pub(super) fn register(&mut self, call: &Call, mut args: Args) -> Result<(), End> {
+        if let Some(refused) = self.refuse_stranger() {
+            return self.queue_answer(call, Err(refused));
+        }
         let registration = (|| {
             let name = String::from_utf8_lossy(&args.string()?).into_owned();
             let wants_read_only = args.truth()?;
@@ -217,7 +261,11 @@ impl Session {
                 info!(target: "ZEO.StorageServer", "({}) unknown storage_id: {}", self.label, printable(&name));
                 return Err(Fault::unknown_storage(&name));
             };
-            let must_not_write = self.server.read_only || served.storage.is_read_only();
+            if !self.access.covers(&name) {
+                warn!(target: "ZEO.StorageServer", "({}) may not open storage {}", self.label, printable(&name));
+                return Err(Fault::unknown_storage(&name));
+            }
+            let must_not_write = self.server.read_only || self.access.read_only || served.storage.is_read_only();
             if must_not_write && !wants_read_only {
                 return Err(Fault::ReadOnly);
             }
@@ -231,9 +279,64 @@ impl Session {
         self.registration = Some(registration);
         let mut queued = Ok(());
         served.hub.join(self.id, &self.outbox, self.dialect, || {
-            queued = self.queue_answer(call, Ok(tid_value(served.storage.last_transaction())));
+            let newest =
+                if self.dialect.is_legacy() { Value::None } else { tid_value(served.storage.last_transaction()) };
+            queued = self.queue_answer(call, Ok(newest));
         });
         queued
+    }
+
+    /// Who may connect, if not everybody may.
+    pub(super) fn authenticator(&self) -> Option<&Authenticator> {
+        self.server.authenticator.as_deref()
+    }
+
+    /// The answer to a client that has to authenticate first.
+    fn refuse_stranger(&self) -> Option<Fault> {
+        if self.authenticator().is_none() || self.authentication.is_authenticated() {
+            return None;
+        }
+        let hint = if self.dialect.is_legacy() { "" } else { ": clients of ZEO 5 and later cannot authenticate" };
+        warn!(target: "ZEO.StorageServer", "({}) register() without authentication{hint}", self.label);
+        Some(Fault::Auth("Client was never authenticated with server!".to_owned()))
+    }
+
+    /// `auth_get_challenge()`
+    pub(super) fn challenge(&mut self, call: &Call, args: Args) -> Result<(), End> {
+        let authenticator = self.attempt(call)?;
+        let answer = self.authentication.challenge(&authenticator, args);
+        self.reply(call, answer)
+    }
+
+    /// `auth_response(...)`: whether the client is who it says. That answer is the last without a code.
+    pub(super) fn respond(&mut self, call: &Call, args: Args) -> Result<(), End> {
+        let authenticator = self.attempt(call)?;
+        match self.authentication.response(&authenticator, args, &self.label) {
+            Ok(Outcome::Welcome(key)) => {
+                self.reply(call, Ok(Value::Bool(true)))?;
+                self.outbox.authenticate(key.running_mac());
+                self.incoming_mac = Some(key.running_mac());
+            }
+            Ok(Outcome::Refused { is_last }) => {
+                self.reply(call, Ok(Value::Bool(false)))?;
+                if is_last {
+                    self.outbox.close(Closing::AfterDrain);
+                }
+            }
+            Err(fault) => self.reply(call, Err(fault))?,
+        }
+        Ok(())
+    }
+
+    /// The authenticator, for a client that may still try.
+    fn attempt(&self, call: &Call) -> Result<Arc<Authenticator>, End> {
+        match &self.server.authenticator {
+            None => Err(End::Protocol(format!("Invalid method, '{}'", call.method))),
+            Some(_) if self.authentication.is_shut_out() => {
+                Err(End::Protocol(format!("{} failed attempts to authenticate", auth::MOST_FAILURES)))
+            }
+            Some(authenticator) => Ok(Arc::clone(authenticator)),
+        }
     }
 
     /// What the client has registered for.
@@ -242,7 +345,16 @@ impl Session {
     }
 
     /// Queues the answer to a call that does not say what is current.
-    pub fn reply(&self, call: &Call, answer: Answer) -> Result<(), End> {
+    pub fn reply(&mut self, call: &Call, answer: Answer) -> Result<(), End> {
+        if let (true, true, Err(fault)) = (call.is_async, self.dialect.is_legacy(), &answer) {
+            warn!(
+                target: "ZEO.asyncio.server",
+                "({}) async `{}` raised exception: {}", self.label, call.method, printable(&fault.to_string())
+            );
+            // The client goes on, and must not believe that all is well.
+            self.transaction.fail_at_vote(fault.clone());
+            return Ok(());
+        }
         match &self.registration {
             Some(registration) => registration.served.hub.enqueue(|| self.queue_answer(call, answer)),
             None => self.queue_answer(call, answer),
@@ -286,7 +398,7 @@ impl Session {
     pub fn reply_written_since(&self, served: &Served, call: &Call, tid: Tid) -> Result<(), End> {
         served.hub.written_since(tid, |since| {
             let answer = match since {
-                Since::Complete(newest, oids) => written(newest, oids.into_iter()),
+                Since::Complete(newest, oids) => written(self.dialect, newest, oids.into_iter()),
                 Since::TooOld => Value::None,
             };
             self.queue_answer(call, Ok(answer))
@@ -353,6 +465,17 @@ impl Drop for Session {
         } else {
             info!(target: "ZEO.StorageServer", "({}) disconnected", self.label);
         }
+    }
+}
+
+/// Does in a thread of its own what may block for long.
+///
+/// # Panics
+/// If `work` panics, with its panic.
+pub async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

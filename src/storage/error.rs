@@ -21,6 +21,19 @@ pub enum StorageError {
     /// No such object, or no longer, or not in that revision.
     #[error("{0}: no such object or revision")]
     NoSuchObject(Oid),
+    /// The record of a blob is there, its file is not.
+    #[error("No blob file at {} (oid {oid}, tid {tid})", .path.display())]
+    NoBlobFile {
+        /// Where it should be.
+        path: PathBuf,
+        /// The blob.
+        oid: Oid,
+        /// The revision.
+        tid: Tid,
+    },
+    /// No name that a client may give to the content of a blob in a shared directory.
+    #[error("{0:?} is no name for the content of a blob")]
+    BlobName(String),
     /// An object was stored that another transaction changed meanwhile.
     #[error("database conflict error (oid {oid}, class {class_name:?}, committed {committed}, read {read})")]
     Conflict {

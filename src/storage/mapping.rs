@@ -1,9 +1,11 @@
 //! Everything in memory: the storage for tests and for data that may vanish.
 //!
 //! Keeps every revision of every object, so that it can serve the past as a file can. No undo, no
-//! deletion, no walk over current records, no pack: a client is told so and does not ask. It must
-//! never touch the disk. Behaves as `ZODB.MappingStorage`, with one exception: an oid that was stored
-//! is not handed out as new afterwards, since that would let two objects share it.
+//! deletion, no walk over current records: a client is told so and does not ask. It must never touch the
+//! disk. Behaves as `ZODB.MappingStorage`, but that an oid that was stored is not handed out as new
+//! afterwards, since that would let two objects share it, and that more survives a pack (`pack`).
+
+mod pack;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -12,9 +14,11 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use self::pack::Pack;
 use super::{
-    Begin, Capabilities, Commit, CurrentRecord, Invalidations, IteratedRecord, Metadata, Publisher, Records, Result,
-    Revision, Storage, StorageError, TransactionSummary, Transactions, must_be_loadable,
+    Begin, Capabilities, Commit, CurrentRecord, Invalidations, IteratedRecord, Metadata, PackHost, PackReport,
+    PackRequest, Publisher, Records, Result, Revision, Storage, StorageError, TransactionSummary, Transactions, Undone,
+    must_be_loadable,
 };
 use crate::ids::{Oid, Tid};
 use crate::pickle::record::class_name;
@@ -40,6 +44,8 @@ struct State {
     highest_oid: Oid,
     size: u64,
     committing: bool,
+    /// While a pack is on: which objects were written since it began.
+    packing: Option<Vec<Oid>>,
     closed: bool,
 }
 
@@ -185,6 +191,10 @@ impl Storage for MappingStorage {
         }))
     }
 
+    fn pack(self: Arc<Self>, request: &PackRequest, host: &mut dyn PackHost) -> Result<PackReport> {
+        Pack::start(&self)?.run(request, host)
+    }
+
     fn close(&self) -> Result<()> {
         self.state.write().closed = true;
         Ok(())
@@ -210,13 +220,16 @@ impl State {
         newest.map(|(&tid, _)| tid).ok_or(StorageError::NoSuchObject(oid))
     }
 
-    /// The tid that the next one must be later than.
+    /// The tid that the next one must be later than. A pack may have left out the last transaction.
     fn newest(&self) -> Tid {
-        self.transactions.last_key_value().map_or(Tid::ZERO, |(&tid, _)| tid)
+        self.transactions.last_key_value().map_or(Tid::ZERO, |(&tid, _)| tid).max(self.last)
     }
 
     fn install(&mut self, transaction: Transaction) {
         let tid = transaction.tid;
+        if let Some(written) = &mut self.packing {
+            written.extend(transaction.records.iter().map(|(oid, _)| oid));
+        }
         for (oid, data) in &transaction.records {
             let revisions = self.objects.entry(*oid).or_insert_with(|| {
                 self.size += BYTES_PER_OBJECT;
@@ -299,8 +312,12 @@ impl Commit for MappingCommit {
         Ok(())
     }
 
-    fn undo(&mut self, _tid: Tid) -> Result<Vec<Oid>> {
+    fn undo(&mut self, _tid: Tid) -> Result<Vec<Undone>> {
         Err(StorageError::Unsupported("undo"))
+    }
+
+    fn tid(&self) -> Tid {
+        self.tid
     }
 
     fn vote(&mut self) -> Result<Vec<Oid>> {
@@ -370,6 +387,19 @@ impl Records for MappingRecords {
 mod tests {
     use super::*;
     use crate::storage::battery::battery;
+    use crate::storage::battery::bench::Bench;
+    use crate::storage::battery::packing::{pack, record};
 
-    battery!(mapping, |_| MappingStorage::new("memory".to_owned()), [reading, committing, iterating, threads]);
+    battery!(mapping, |_| MappingStorage::new("memory".to_owned()), [reading, committing, iterating, packing, threads]);
+
+    #[test]
+    fn a_pack_gives_back_what_things_took() {
+        let t = Bench::new(|_| MappingStorage::new("memory".to_owned()));
+        let first = t.store(Oid::ZERO, Tid::ZERO, &record(&[]));
+        let alone = t.storage.size();
+        t.store(Oid(1), Tid::ZERO, &record(&[]));
+        let last = t.store(Oid::ZERO, first, &record(&[]));
+        pack(&t, last, true);
+        assert_eq!(t.storage.size(), alone);
+    }
 }

@@ -15,17 +15,22 @@
 
 #[cfg(test)]
 pub mod battery;
+pub mod blob;
+mod disk;
 mod error;
 pub mod file;
 pub mod mapping;
+mod pack;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use error::{StorageError, UndoFailure};
+pub use pack::{FINDINGS_NAMED, PackHost, PackOutcome, PackPhase, PackProgress, PackReport, PackRequest};
 
 use crate::ids::{Oid, Tid};
+use crate::storage::blob::{BlobDirectory, StagedBlob};
 
 /// The result of a storage call.
 pub type Result<T, E = StorageError> = std::result::Result<T, E>;
@@ -99,6 +104,15 @@ pub struct IteratedRecord {
     pub data: Option<Bytes>,
     /// For a record that points back to an earlier revision: the tid of that one.
     pub data_txn: Option<Tid>,
+}
+
+/// What an undo did to one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undone {
+    /// The object.
+    pub oid: Oid,
+    /// The transaction whose record holds the state that the object has again; `None` when it exists no longer.
+    pub source: Option<Tid>,
 }
 
 /// Transactions with the oids they wrote, oldest first.
@@ -205,6 +219,16 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
+    /// Drops what nobody needs as of a time: older revisions and, if asked for, objects that nothing refers to.
+    /// Loads and commits go on meanwhile, but for one short step that the host arranges ([`PackHost::exclusively`]).
+    /// When it fails, nothing has changed.
+    fn pack(self: Arc<Self>, request: &PackRequest, host: &mut dyn PackHost) -> Result<PackReport>;
+
+    /// Where the blobs are, if this storage has any.
+    fn blobs(&self) -> Option<&BlobDirectory> {
+        None
+    }
+
     /// Makes everything as quick to open as it can be, and gives up the files. Later calls fail.
     fn close(&self) -> Result<()>;
 }
@@ -229,8 +253,30 @@ pub trait Commit: Send {
     /// Fails unless `serial` is the current revision of `oid`.
     fn check_current(&mut self, oid: Oid, serial: Tid) -> Result<()>;
 
-    /// Undoes transaction `tid`; returns the oids it touched.
-    fn undo(&mut self, tid: Tid) -> Result<Vec<Oid>>;
+    /// Undoes transaction `tid`; returns the objects it touched.
+    fn undo(&mut self, tid: Tid) -> Result<Vec<Undone>>;
+
+    /// [`store`](Self::store) of a blob's record, with the file that is the blob's content.
+    ///
+    /// The file stays the caller's until a finish takes it; a commit that is dropped leaves it where it is.
+    fn store_blob(&mut self, _oid: Oid, _serial: Tid, _data: &[u8], _content: Arc<StagedBlob>) -> Result<()> {
+        Err(StorageError::Unsupported("storeBlob"))
+    }
+
+    /// [`restore`](Self::restore) of a blob's record, with the file that is the blob's content.
+    fn restore_blob(
+        &mut self,
+        _oid: Oid,
+        _serial: Tid,
+        _data: &[u8],
+        _content: Arc<StagedBlob>,
+        _same_as: Option<Tid>,
+    ) -> Result<()> {
+        Err(StorageError::Unsupported("restoreBlob"))
+    }
+
+    /// The tid that this transaction has, or will have when it is finished.
+    fn tid(&self) -> Tid;
 
     /// Promises that [`finish`](Commit::finish) will succeed unless the disk fails. Returns the oids
     /// whose conflicts were resolved, in other words whose records differ from what was stored.

@@ -2,15 +2,13 @@
 //!
 //! The only file with names of Python exceptions. ZEO's client rebuilds a few of them from their
 //! state and needs exactly this shape; the others reach the application as
-//! `ZEO.Exceptions.ServerException(class, state)`.
+//! `ZEO.Exceptions.ServerException(class, state)`. Clients before ZEO 5 get the instance itself, as a pickle, and raise it.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Bytes;
-
-use super::dialect::Encoding;
 use crate::ids::{Oid, Tid};
-use crate::pickle::Value;
+use crate::pickle::{Dict, Python, Value};
 
 /// Two transactions met on one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,12 +88,16 @@ pub enum Fault {
     Corrupted(String),
     /// An operation that this storage has not.
     Unsupported(String),
+    /// A client that may not do this before it has authenticated.
+    Auth(String),
     /// `KeyError`, with the key.
     Key(Value),
     /// `ValueError`
     Value(String),
     /// `TypeError`
     Type(String),
+    /// `OverflowError`
+    Overflow(String),
     /// `AttributeError`
     Attribute(String),
     /// `AssertionError`, with a message if there is one.
@@ -111,12 +113,36 @@ pub enum Fault {
     Other(String),
 }
 
-const UNDO_ERROR: &str = "ZODB.POSException.UndoError";
+const POS_EXCEPTION: &str = "ZODB.POSException";
+
+/// The module of Python's own exceptions, in Python 3 and in Python 2.
+const BUILTINS: &str = "builtins";
+const BUILTINS_2: &str = "exceptions";
+
+/// How an exception is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By the name of its class and its state: msgpack knows no objects.
+    Told,
+    /// As an object: a function of ZODB 3.8 and later is called with the class and the whole state, as an original on this
+    /// Python would have it.
+    Reconstructed(Python),
+    /// As an object: the class is called with its arguments, then the state is set. ZODB 3.7 and older.
+    Called,
+}
 
 impl Fault {
     /// A client that names a storage which is not served.
     pub fn unknown_storage(name: &str) -> Self {
         Self::Value(format!("unknown storage: {name}"))
+    }
+
+    /// `module.Class` of the exception, as clients of protocol 5 are told it.
+    pub(super) fn class_name_in(&self, python: Python) -> Cow<'static, str> {
+        match (python, self.class_name().strip_prefix(BUILTINS)) {
+            (Python::Two, Some(name)) => format!("{BUILTINS_2}{name}").into(),
+            _ => self.class_name().into(),
+        }
     }
 
     /// `module.Class` of the exception.
@@ -128,16 +154,18 @@ impl Fault {
             Self::BTreesConflict { .. } => "ZODB.POSException.BTreesConflictError",
             Self::ReadOnly => "ZODB.POSException.ReadOnlyError",
             Self::WrongTransaction { .. } | Self::StorageTransaction(_) => "ZODB.POSException.StorageTransactionError",
-            Self::Undo(_) => UNDO_ERROR,
+            Self::Undo(_) => "ZODB.POSException.UndoError",
             Self::MultipleUndo(_) => "ZODB.POSException.MultipleUndoErrors",
             Self::StorageSystem(_) => "ZODB.POSException.StorageSystemError",
             Self::FileStorage(_) => "ZODB.FileStorage.FileStorage.FileStorageError",
             Self::FileStorageQuota(_) => "ZODB.FileStorage.FileStorage.FileStorageQuotaError",
             Self::Corrupted(_) => "ZODB.FileStorage.format.CorruptedError",
             Self::Unsupported(_) => "ZODB.POSException.Unsupported",
+            Self::Auth(_) => "ZEO.Exceptions.AuthError",
             Self::Key(_) => "builtins.KeyError",
             Self::Value(_) => "builtins.ValueError",
             Self::Type(_) => "builtins.TypeError",
+            Self::Overflow(_) => "builtins.OverflowError",
             Self::Attribute(_) => "builtins.AttributeError",
             Self::Assertion(_) => "builtins.AssertionError",
             Self::Os { .. } => "builtins.OSError",
@@ -145,29 +173,93 @@ impl Fault {
         }
     }
 
-    /// The state of the exception: its attributes if it has any, else its arguments. Exceptions
-    /// within it are objects in a pickle, and pairs like the whole in msgpack.
-    pub fn state(&self, encoding: Encoding) -> Value {
-        match self {
-            Self::PosKey(oid) => args([of_oid(*oid)]),
-            Self::NoBlobFile { path, oid, serial } => {
-                args([Value::text(&format!("No blob file at {path}")), of_oid(*oid), of_tid(*serial)])
+    /// The state of the exception as clients of protocol 5 expect it: its attributes if it has any, else its arguments.
+    pub(super) fn state(&self, form: Form) -> Value {
+        let attributes = self.attributes(form);
+        if attributes.is_empty() { Value::Tuple(self.args(form)) } else { Value::Dict(attributes) }
+    }
+
+    /// The class and the instance, as objects in a pickle that `python` reads.
+    pub(super) fn class_and_instance(&self, form: Form, python: Python) -> [Value; 2] {
+        let (module, name) = self.class_name().rsplit_once('.').unwrap_or_default();
+        // No attributes, and no part in ZODB's way of pickling.
+        let is_builtin = module == BUILTINS;
+        let class = match python {
+            Python::Two if is_builtin => Value::global(BUILTINS_2, name),
+            _ => Value::global(module, name),
+        };
+        let instance = match form {
+            _ if is_builtin => Value::call(class.clone(), self.args(form)),
+            Form::Called => match self.attributes(form) {
+                attributes if attributes.is_empty() => Value::call(class.clone(), self.args(form)),
+                attributes => Value::call(class.clone(), self.args(form)).with_state(Value::Dict(attributes)),
+            },
+            Form::Reconstructed(_) | Form::Told => {
+                let recon = Value::global(POS_EXCEPTION, "_recon");
+                let mut state = self.attributes(form);
+                state.push((Value::native("args"), Value::Tuple(self.args(form))));
+                Value::call(recon, vec![class.clone(), Value::Dict(state)])
             }
-            Self::Conflict(collision) => collision.state("database conflict error"),
-            Self::ReadConflict(collision) => collision.state("database read conflict error"),
+        };
+        [class, instance]
+    }
+
+    /// The exception as a part of another one's state.
+    fn nested(&self, form: Form) -> Value {
+        match form {
+            Form::Told => args([Value::native(self.class_name()), self.state(form)]),
+            // Nothing of Python's own is ever nested, so either Python will do.
+            Form::Reconstructed(_) | Form::Called => {
+                let [_, instance] = self.class_and_instance(form, Python::Three);
+                instance
+            }
+        }
+    }
+
+    /// What the exception was made with.
+    fn args(&self, form: Form) -> Vec<Value> {
+        match self {
+            Self::PosKey(oid) => vec![of_oid(*oid)],
+            Self::NoBlobFile { path, oid, serial } => {
+                vec![Value::native(&format!("No blob file at {path}")), of_oid(*oid), of_tid(*serial)]
+            }
+            // These are made with keywords.
+            Self::Conflict(_) | Self::ReadConflict(_) | Self::ReadOnly | Self::Assertion(None) => vec![],
+            Self::BTreesConflict { p1, p2, p3, reason } => [*p1, *p2, *p3, *reason].map(Value::Int).into(),
+            Self::WrongTransaction { current, given } => vec![current.clone(), given.clone()],
+            // Python 3 notes what it was made with; Python 2 leaves that to a constructor which does not.
+            Self::Undo(_) | Self::MultipleUndo(_) if form == Form::Reconstructed(Python::Two) => vec![],
+            Self::Undo(UndoRefusal { reason, oid }) => {
+                [Some(Value::native(reason)), oid.map(of_oid)].into_iter().flatten().collect()
+            }
+            Self::MultipleUndo(refusals) => vec![pairs(refusals, form)],
+            Self::Key(key) | Self::NotAnOid(key) => vec![key.clone()],
+            Self::Os { errno, message } => vec![Value::Int((*errno).into()), Value::native(message)],
+            _ => vec![Value::native(self.text().unwrap_or_default())],
+        }
+    }
+
+    /// What is set on the exception beside that.
+    fn attributes(&self, form: Form) -> Dict {
+        match self {
+            Self::Conflict(collision) => collision.attributes("database conflict error"),
+            Self::ReadConflict(collision) => collision.attributes("database read conflict error"),
             Self::BTreesConflict { p1, p2, p3, reason } => attributes([
                 ("p1", Value::Int(*p1)),
                 ("p2", Value::Int(*p2)),
                 ("p3", Value::Int(*p3)),
                 ("reason", Value::Int(*reason)),
             ]),
-            Self::ReadOnly | Self::Assertion(None) => args([]),
-            Self::WrongTransaction { current, given } => args([current.clone(), given.clone()]),
-            Self::Undo(refusal) => attributes(refusal.attributes()),
-            Self::MultipleUndo(refusals) => multiple_undo(refusals, encoding),
-            Self::Key(key) | Self::NotAnOid(key) => args([key.clone()]),
-            Self::Os { errno, message } => args([Value::Int((*errno).into()), Value::text(message)]),
-            _ => args([Value::text(self.text().unwrap_or_default())]),
+            Self::Undo(UndoRefusal { reason, oid }) => {
+                attributes([("_reason", Value::native(reason)), ("_oid", oid.map_or(Value::None, of_oid))])
+            }
+            // The original fills reason and oid of the whole from the first pair, which holds an oid and an
+            // exception: so they have come to mean oid and exception, and clients get them like that.
+            Self::MultipleUndo(refusals) => {
+                let (oid, refusal) = refusals.first().map_or((Value::None, Value::None), |first| pair(first, form));
+                attributes([("_reason", oid), ("_oid", refusal), ("_errs", pairs(refusals, form))])
+            }
+            _ => Dict::new(),
         }
     }
 
@@ -180,8 +272,10 @@ impl Fault {
             | Self::FileStorageQuota(text)
             | Self::Corrupted(text)
             | Self::Unsupported(text)
+            | Self::Auth(text)
             | Self::Value(text)
             | Self::Type(text)
+            | Self::Overflow(text)
             | Self::Attribute(text)
             | Self::Assertion(Some(text))
             | Self::Other(text) => Some(text),
@@ -189,9 +283,10 @@ impl Fault {
         }
     }
 
-    /// Whether honest clients meet this in daily work, so that nobody needs to read of it.
+    /// Whether nobody needs to read of it: honest clients meet it in daily work, or the log has it already.
     pub const fn is_everyday(&self) -> bool {
-        matches!(self, Self::PosKey(_) | Self::NotAnOid(_)) || self.is_conflict()
+        matches!(self, Self::PosKey(_) | Self::NotAnOid(_) | Self::NoBlobFile { .. } | Self::Auth(_))
+            || self.is_conflict()
     }
 
     /// Whether the client may succeed with a new transaction.
@@ -225,56 +320,34 @@ impl fmt::Display for Fault {
 }
 
 impl Collision {
-    fn state(&self, message: &str) -> Value {
+    fn attributes(&self, message: &str) -> Dict {
         attributes([
-            ("message", Value::text(message)),
+            ("message", Value::native(message)),
             ("oid", of_oid(self.oid)),
-            ("class_name", self.class_name.as_deref().map_or(Value::None, Value::text)),
+            ("class_name", self.class_name.as_deref().map_or(Value::None, Value::native)),
             ("serials", args([of_tid(self.committed), of_tid(self.read)])),
         ])
     }
 }
 
-impl UndoRefusal {
-    fn attributes(&self) -> [(&'static str, Value); 2] {
-        [("_reason", Value::text(&self.reason)), ("_oid", self.oid.map_or(Value::None, of_oid))]
-    }
-
-    /// The exception as a part of another one's state.
-    fn nested(&self, encoding: Encoding) -> Value {
-        match encoding {
-            Encoding::Msgpack => args([Value::text(UNDO_ERROR), attributes(self.attributes())]),
-            Encoding::Pickle => {
-                let [reason, oid] = self.attributes();
-                let given = match self.oid {
-                    Some(_) => args([reason.1.clone(), oid.1.clone()]),
-                    None => args([reason.1.clone()]),
-                };
-                Value::call(
-                    Value::global("ZODB.POSException", "_recon"),
-                    vec![Value::global("ZODB.POSException", "UndoError"), attributes([reason, oid, ("args", given)])],
-                )
-            }
-        }
-    }
+fn pairs(refusals: &[(Oid, UndoRefusal)], form: Form) -> Value {
+    let pair = |refusal| {
+        let (oid, refusal) = pair(refusal, form);
+        args([oid, refusal])
+    };
+    Value::List(refusals.iter().map(pair).collect())
 }
 
-/// The original fills reason and oid of the whole from the first pair, which holds an oid and an
-/// exception: so they have come to mean oid and exception, and clients get them like that.
-fn multiple_undo(refusals: &[(Oid, UndoRefusal)], encoding: Encoding) -> Value {
-    let pairs = refusals.iter().map(|(oid, refusal)| args([of_oid(*oid), refusal.nested(encoding)]));
-    let (oid, refusal) =
-        refusals.first().map_or((Value::None, Value::None), |(oid, refusal)| (of_oid(*oid), refusal.nested(encoding)));
-    attributes([("_reason", oid), ("_oid", refusal), ("_errs", Value::List(pairs.collect()))])
+fn pair((oid, refusal): &(Oid, UndoRefusal), form: Form) -> (Value, Value) {
+    (of_oid(*oid), Fault::Undo(refusal.clone()).nested(form))
 }
 
 fn args<const N: usize>(args: [Value; N]) -> Value {
     Value::Tuple(args.into())
 }
 
-fn attributes<const N: usize>(attributes: [(&'static str, Value); N]) -> Value {
-    let text = |name: &'static str| Value::Text(Bytes::from_static(name.as_bytes()));
-    Value::Dict(attributes.into_iter().map(|(name, value)| (text(name), value)).collect())
+fn attributes<const N: usize>(attributes: [(&str, Value); N]) -> Dict {
+    attributes.into_iter().map(|(name, value)| (Value::native(name), value)).collect()
 }
 
 fn of_oid(oid: Oid) -> Value {

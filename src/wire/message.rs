@@ -1,13 +1,15 @@
-//! Messages: `(msgid, flags, method, args)`, decoded from a client and encoded for it.
+//! Messages: `(msgid, flags, method, args)`, decoded from a client and encoded for it. The other way
+//! round is in [`super::upstream`].
 
 use bytes::Bytes;
 
 use super::dialect::{Dialect, Encoding};
 use super::fault::Fault;
 use super::frame;
-use super::msgpack::{self, Inexpressible, MsgpackError};
+pub use super::msgpack::Inexpressible;
+use super::msgpack::{self, MsgpackError};
 use crate::ids::{Oid, Tid};
-use crate::pickle::{self, PickleError, Rules, Value, opcode as op};
+use crate::pickle::{self, PickleError, Python, Rules, Value, opcode as op};
 
 /// The most values in one message. A value can cost a hundred times its bytes; honest requests have
 /// a handful, and an extension or a list of iterators a few thousand.
@@ -17,7 +19,7 @@ pub const MAX_VALUES: usize = 1 << 18;
 const RULES: Rules = Rules { max_values: MAX_VALUES, growth: 2, global: is_accepted_global };
 
 /// The method name of replies, and of the client's keep-alives.
-const REPLY: &str = ".reply";
+pub(super) const REPLY: &str = ".reply";
 
 /// A call from the client.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +32,9 @@ pub struct Request {
     pub method: Bytes,
     /// Its arguments.
     pub args: Vec<Value>,
+    /// Which Python the client runs on, as its spelling of the method's name shows; not so in a keep-alive, which is the same
+    /// everywhere.
+    pub python: Python,
 }
 
 impl Request {
@@ -56,16 +61,7 @@ pub enum MessageError {
 impl Dialect {
     /// Understands the body of a frame.
     pub fn decode(&self, body: Bytes) -> Result<Request, MessageError> {
-        let message = match self.encoding() {
-            Encoding::Pickle => pickle::read_with(&body, &RULES)?,
-            Encoding::Msgpack => msgpack::read(body, MAX_VALUES)?,
-        };
-        let Value::Tuple(parts) = message else {
-            return Err(MessageError::Shape);
-        };
-        let Ok([id, flags, method, args]) = <[Value; 4]>::try_from(parts) else {
-            return Err(MessageError::Shape);
-        };
+        let [id, flags, method, args] = self.parts(body, &RULES)?;
         if !is_id(&id) {
             return Err(MessageError::Shape);
         }
@@ -74,13 +70,26 @@ impl Dialect {
             Value::Int(flag) => flag != 0,
             _ => return Err(MessageError::Shape),
         };
+        let python = if matches!(method, Value::Native(_)) { Python::Two } else { Python::Three };
         let method = method.as_string().cloned().ok_or(MessageError::Shape)?;
         let args = match args {
             Value::Tuple(args) | Value::List(args) => args,
             Value::None if id == Value::Int(-1) => Vec::new(),
             _ => return Err(MessageError::Shape),
         };
-        Ok(Request { id, is_async, method, args })
+        Ok(Request { id, is_async, method, args, python })
+    }
+
+    /// The four parts of a message, if it is nothing but data that `rules` accept.
+    pub(super) fn parts(self, body: Bytes, rules: &Rules) -> Result<[Value; 4], MessageError> {
+        let message = match self.encoding() {
+            Encoding::Pickle => pickle::read_with(&body, rules)?,
+            Encoding::Msgpack => msgpack::read(body, rules.max_values)?,
+        };
+        let Value::Tuple(parts) = message else {
+            return Err(MessageError::Shape);
+        };
+        parts.try_into().map_err(|_| MessageError::Shape)
     }
 
     /// Appends the frame of a result. What the encoding cannot express becomes an error for the
@@ -92,32 +101,29 @@ impl Dialect {
 
     /// Appends the frame of an error.
     pub fn put_fault(&self, out: &mut Vec<u8>, id: &Value, fault: &Fault) {
-        let state = fault.state(self.encoding());
-        let done = self.put_message(out, id, Flags::Error, REPLY, |out| {
-            let pair = Value::Tuple(vec![Value::text(fault.class_name()), state]);
-            self.put_value(&pair, out)
-        });
+        let done = self.put_fault_message(out, id, fault);
         self.or_tell_client(done, out, id);
+    }
+
+    fn put_fault_message(self, out: &mut Vec<u8>, id: &Value, fault: &Fault) -> Result<(), Inexpressible> {
+        let form = self.exception_form();
+        let (flags, pair) = if self.is_legacy() {
+            (Flags::Reply, fault.class_and_instance(form, self.python()))
+        } else {
+            (Flags::Error, [Value::native(&fault.class_name_in(self.python())), fault.state(form)])
+        };
+        self.put_message(out, id, flags, REPLY, |out| self.put_value(&Value::Tuple(pair.into()), out))
     }
 
     /// Appends the frame of a call to the client, which never replies.
     pub fn put_call(&self, out: &mut Vec<u8>, method: &str, args: &[Value]) {
-        let done = self.put_message(out, &Value::Int(0), Flags::Call, method, |out| match self.encoding() {
-            Encoding::Pickle => {
-                pickle::put_tuple(args, out);
-                Ok(())
-            }
-            Encoding::Msgpack => {
-                msgpack::put_array_length(args.len(), out)?;
-                args.iter().try_for_each(|arg| msgpack::put(arg, out))
-            }
-        });
+        let done = self.put_message(out, &Value::Int(0), Flags::Call, method, |out| self.put_args(args, out));
         debug_assert!(done.is_ok(), "the server calls with numbers, strings and their containers only: {method}");
     }
 
     /// Appends the frame that tells a client which objects transaction `tid` has changed.
     pub fn put_invalidate_transaction(&self, out: &mut Vec<u8>, tid: Tid, oids: &[Oid]) {
-        let oids = oids.iter().map(|oid| Value::bytes(&oid.to_bytes())).collect();
+        let oids = oids.iter().map(|oid| self.mention(*oid)).collect();
         self.put_call(out, "invalidateTransaction", &[Value::bytes(&tid.to_bytes()), Value::List(oids)]);
     }
 
@@ -128,13 +134,15 @@ impl Dialect {
         let done = self.put_message(out, id, Flags::Reply, REPLY, |out| {
             match self.encoding() {
                 Encoding::Pickle => {
-                    pickle::put_bytes(data, out);
-                    pickle::put_bytes(&tid.to_bytes(), out);
+                    let python = self.python();
+                    let close = python.open_tuple(3, out);
+                    python.put_bytes(data, out);
+                    python.put_bytes(&tid.to_bytes(), out);
                     match end {
-                        Some(end) => pickle::put_bytes(&end.to_bytes(), out),
+                        Some(end) => python.put_bytes(&end.to_bytes(), out),
                         None => out.push(op::NONE),
                     }
-                    out.push(op::TUPLE3);
+                    out.push(close);
                 }
                 Encoding::Msgpack => {
                     msgpack::put_array_length(3, out)?;
@@ -151,20 +159,39 @@ impl Dialect {
         self.or_tell_client(done, out, id);
     }
 
-    /// The extension field of a transaction record, from the mapping in `tpc_begin`: the bytes that
-    /// Python's server writes for what it decoded from a message of this dialect. `None` where
-    /// Python's bytes cannot be known.
-    pub fn dump_extension(&self, mapping: &Value) -> Option<Vec<u8>> {
+    /// The extension field of a transaction record, from the mapping in `tpc_begin`: the bytes that Python's server writes
+    /// for what it decoded from a message of this dialect. Where these cannot be known (the mapping holds objects, or comes
+    /// from Python 2, which spells equal mappings in many ways), the mapping as the client spelled it.
+    pub fn dump_extension(&self, mapping: &Value) -> Vec<u8> {
+        let dumped = match (self.encoding(), self.python()) {
+            (_, Python::Two) => None,
+            (Encoding::Pickle, Python::Three) => pickle::dumps(mapping),
+            (Encoding::Msgpack, Python::Three) => pickle::dumps_interned(mapping),
+        };
+        dumped.unwrap_or_else(|| {
+            let mut verbatim = Vec::new();
+            self.python().write(mapping, &mut verbatim);
+            verbatim
+        })
+    }
+
+    pub(super) fn put_args(self, args: &[Value], out: &mut Vec<u8>) -> Result<(), Inexpressible> {
         match self.encoding() {
-            Encoding::Pickle => pickle::dumps(mapping),
-            Encoding::Msgpack => pickle::dumps_interned(mapping),
+            Encoding::Pickle => {
+                self.python().put_tuple(args, out);
+                Ok(())
+            }
+            Encoding::Msgpack => {
+                msgpack::put_array_length(args.len(), out)?;
+                args.iter().try_for_each(|arg| msgpack::put(arg, out))
+            }
         }
     }
 
-    fn put_value(self, value: &Value, out: &mut Vec<u8>) -> Result<(), Inexpressible> {
+    pub(super) fn put_value(self, value: &Value, out: &mut Vec<u8>) -> Result<(), Inexpressible> {
         match self.encoding() {
             Encoding::Pickle => {
-                pickle::put(value, out);
+                self.python().put(value, out);
                 Ok(())
             }
             Encoding::Msgpack => msgpack::put(value, out),
@@ -172,7 +199,7 @@ impl Dialect {
     }
 
     /// Appends one frame, or nothing if it cannot be expressed.
-    fn put_message(
+    pub(super) fn put_message(
         self,
         out: &mut Vec<u8>,
         id: &Value,
@@ -185,11 +212,12 @@ impl Dialect {
         let fits = frame::put(out, |out| {
             done = match self.encoding() {
                 Encoding::Pickle => {
-                    out.extend(op::PROTO_3);
+                    let python = self.python();
+                    python.begin(out);
                     out.push(op::MARK);
-                    pickle::put(id, out);
-                    out.extend(flags.as_pickle());
-                    pickle::put_text(method.as_bytes(), out);
+                    python.put(id, out);
+                    flags.put_pickle(self, out);
+                    python.put_native(method.as_bytes(), out);
                     let done = last(out);
                     out.extend([op::TUPLE, op::STOP]);
                     done
@@ -215,9 +243,8 @@ impl Dialect {
     fn or_tell_client(self, done: Result<(), Inexpressible>, out: &mut Vec<u8>, id: &Value) {
         if done.is_err() {
             let fault = Fault::Value("Couldn't pickle response".into());
-            let pair = Value::Tuple(vec![Value::text(fault.class_name()), fault.state(self.encoding())]);
             // The id came in this encoding, so nothing is left that could fail.
-            let told = self.put_message(out, id, Flags::Error, REPLY, |out| self.put_value(&pair, out));
+            let told = self.put_fault_message(out, id, &fault);
             debug_assert!(told.is_ok());
         }
     }
@@ -234,18 +261,24 @@ fn is_id(value: &Value) -> bool {
 
 /// The second part of a message.
 #[derive(Clone, Copy)]
-enum Flags {
+pub(super) enum Flags {
     Reply,
     Error,
+    /// A call that wants no reply.
     Call,
+    /// A call that wants one.
+    Request,
 }
 
 impl Flags {
-    fn as_pickle(self) -> &'static [u8] {
+    fn put_pickle(self, dialect: Dialect, out: &mut Vec<u8>) {
         match self {
-            Self::Reply => &[op::BININT1, 0],
-            Self::Error => &[op::BININT1, 2],
-            Self::Call => &[op::NEWTRUE],
+            Self::Reply => out.extend([op::BININT1, 0]),
+            Self::Error => out.extend([op::BININT1, 2]),
+            // Said with a number before it was said with a bool.
+            Self::Call if dialect.is_legacy() => out.extend([op::BININT1, 1]),
+            Self::Call => dialect.python().put_bool(true, out),
+            Self::Request => dialect.python().put_bool(false, out),
         }
     }
 
@@ -254,6 +287,7 @@ impl Flags {
             Self::Reply => 0,
             Self::Error => 2,
             Self::Call => 0xc3,
+            Self::Request => 0xc2,
         }
     }
 }

@@ -34,8 +34,9 @@ pub enum MsgpackError {
 }
 
 /// A value that msgpack cannot express: an object, an integer beyond 64 bits, text with lone surrogates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Inexpressible;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a value that cannot be expressed in a message, or a message that is too long")]
+pub struct Inexpressible;
 
 /// Reads data that is exactly one value, made of at most `max_values`.
 pub(super) fn read(data: Bytes, max_values: usize) -> Result<Value, MsgpackError> {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::dialect::{Dialect, Encoding};
 use super::fault::{Collision, Fault, UndoRefusal};
 use super::frame::{self, FrameError};
+use super::mac::SessionKey;
 use super::message::{MessageError, Request};
 use super::msgpack::MsgpackError;
 use crate::ids::{Oid, Tid};
@@ -162,7 +163,7 @@ fn extensions_as_python_writes_them() {
         assert!(request.is_async && !request.is_keep_alive());
         assert_eq!(request.method, "tpc_begin");
         assert_eq!(request.args.len(), 6);
-        let extension = dialect.dump_extension(&request.args[3]).unwrap();
+        let extension = dialect.dump_extension(&request.args[3]);
         assert_eq!(hex(&extension), expected, "{request:?}");
         count += 1;
     }
@@ -195,8 +196,13 @@ fn keep_alives_and_opaque_ids() {
     // The oid and tid of a load; both encodings, and names as bytes from Python 2.
     let load = decode(pickle, b"\x80\x03(C\x01oC\x01t\x86\x89X\x0a\0\0\0loadBeforeC\x01oC\x01t\x86t.");
     let o_t = || vec![Value::bytes(b"o"), Value::bytes(b"t")];
-    let expected =
-        Request { id: Value::Tuple(o_t()), is_async: false, method: Bytes::from_static(b"loadBefore"), args: o_t() };
+    let expected = Request {
+        id: Value::Tuple(o_t()),
+        is_async: false,
+        method: Bytes::from_static(b"loadBefore"),
+        args: o_t(),
+        python: pickle::Python::Three,
+    };
     assert_eq!(load, expected);
     assert_eq!(decode(msgpack, b"\x94\x92\xc4\x01o\xc4\x01t\xc2\xc4\x0aloadBefore\x92\xc4\x01o\xc4\x01t"), expected);
 }
@@ -298,11 +304,42 @@ fn long_frames_are_refused_before_they_arrive() {
     let take = |length: u32, limit| frame::take(&mut length.to_be_bytes()[..].into(), limit);
     assert_eq!(take(5, 5), Ok(None));
     assert_eq!(take(6, 5), Err(FrameError::TooLong { length: 6, limit: 5 }));
-    // The mark of an old client's message code is no length.
-    assert_eq!(take(0x8000_0005, frame::LIMIT), Err(FrameError::TooLong { length: 0x8000_0005, limit: 1 << 30 }));
+    assert_eq!(take(0x8000_0005, frame::LIMIT), Err(FrameError::UnexpectedMac));
     let mut buffer = BytesMut::from(&0x3fff_ffff_u32.to_be_bytes()[..]);
     assert_eq!(frame::take(&mut buffer, frame::LIMIT), Ok(None));
     assert!(buffer.capacity() < 1024, "room was made for bytes that have not come");
+}
+
+#[test]
+fn sealed_frames_are_taken_as_they_were_sealed() {
+    let key = SessionKey::new(&[b'a'; 40], "nonce");
+    let (mut stream, mut mac) = (b"before".to_vec(), key.running_mac());
+    for bodies in [&[&b"one"[..], b""][..], &[b"three"]] {
+        let start = stream.len();
+        for body in bodies {
+            assert!(frame::put(&mut stream, |out| out.extend_from_slice(body)));
+        }
+        frame::seal(&mut stream, start, &mut mac);
+    }
+    let sealed = stream.strip_prefix(b"before").expect("what was queued before stays as it is");
+    for step in 1..=sealed.len() {
+        let (mut buffer, mut got, mut mac) = (BytesMut::new(), Vec::new(), key.running_mac());
+        for chunk in sealed.chunks(step) {
+            buffer.extend_from_slice(chunk);
+            while let Some(body) = frame::take_sealed(&mut buffer, 5, &mut mac).unwrap() {
+                got.push(body);
+            }
+        }
+        assert_eq!(got, [&b"one"[..], b"", b"three"]);
+    }
+    let take = |bytes: &[u8], limit| frame::take_sealed(&mut bytes.into(), limit, &mut key.running_mac());
+    assert_eq!(take(&sealed[1..], 5).unwrap_err(), FrameError::NoMac);
+    assert_eq!(take(sealed, 2).unwrap_err(), FrameError::TooLong { length: 3, limit: 2 });
+    for place in 4..27 {
+        let mut spoilt = sealed.to_vec();
+        spoilt[place] ^= 1;
+        assert_eq!(take(&spoilt, 5).unwrap_err(), FrameError::WrongMac, "{place}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Files that Python's `FileStorage` wrote, opened with ours, and what ours writes, beside what Python writes.
+//! Files that Python's `FileStorage` wrote, opened with ours, and what ours writes, beside what Python writes; object
+//! records, and what they refer to.
 //!
 //! `fixtures/README.md` says what there is and how it was made.
 
@@ -9,3 +10,4 @@ mod fixtures;
 mod histories;
 mod indexes;
 mod odd;
+mod records;

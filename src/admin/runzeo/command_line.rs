@@ -1,16 +1,11 @@
-//! How the options of runzeo are spelled.
-//!
-//! `clap` reads them. Mistakes are put in the words of Python's `getopt`, which the original uses, and
-//! what `getopt` accepts is accepted. What an option means is not known here.
+//! The options of runzeo, and its mistakes in the words of Python's `getopt`, which the original uses.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt as _;
+use std::ffi::OsString;
 
-use clap::builder::ValueParser;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Command};
+use crate::admin::command_line::{self, Grammar, Mistake};
 
-use crate::literals::repr;
+/// An option that was given.
+pub type Given = command_line::Given<Switch>;
 
 /// What an option asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,21 +30,25 @@ pub enum Switch {
     Timeout,
     /// Write the process id there.
     PidFile,
+    /// How clients authenticate.
+    AuthProtocol,
+    /// Who may.
+    AuthDatabase,
+    /// Under which name.
+    AuthRealm,
     /// Of the original before version 5, with what to do instead.
     Gone(&'static str),
 }
 
-impl Switch {
+impl command_line::Switch for Switch {
     fn takes_value(self) -> bool {
         !matches!(self, Self::Help | Self::Version | Self::Test | Self::Check)
     }
 }
 
 const MONITOR: &str = "use zeo-nagios, which asks the server's own address";
-const AUTHENTICATION: &str = "let a firewall or a Unix domain socket guard the server";
 
-/// Each spelling is an argument of its own to `clap`, because messages name the one that was used.
-const SPELLINGS: [(&str, Switch); 20] = [
+const SPELLINGS: &[(&str, Switch)] = &[
     ("-h", Switch::Help),
     ("--help", Switch::Help),
     ("--version", Switch::Version),
@@ -67,123 +66,40 @@ const SPELLINGS: [(&str, Switch); 20] = [
     ("--pid-file", Switch::PidFile),
     ("-m", Switch::Gone(MONITOR)),
     ("--monitor", Switch::Gone(MONITOR)),
-    ("--auth-protocol", Switch::Gone(AUTHENTICATION)),
-    ("--auth-database", Switch::Gone(AUTHENTICATION)),
-    ("--auth-realm", Switch::Gone(AUTHENTICATION)),
+    ("--auth-protocol", Switch::AuthProtocol),
+    ("--auth-database", Switch::AuthDatabase),
+    ("--auth-realm", Switch::AuthRealm),
 ];
 
-/// Abbreviations that only one option of the original has, but several of ours.
-const ABBREVIATIONS: [(&str, &str); 2] = [("--configure", "c"), ("--address", "a")];
-
-/// The `clap` name of words that belong to no option.
-const WORDS: &str = "words";
-
-/// An option that was given.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Given {
-    /// What it asks for.
-    pub switch: Switch,
-    /// As messages name it: `-a`, or `--address` even if it was abbreviated.
-    pub spelling: &'static str,
-    /// Its value; empty if it takes none.
-    pub value: OsString,
-}
-
-impl Given {
-    /// The value, where it must be text.
-    pub fn text(self) -> Result<String, String> {
-        self.value.into_string().map_err(|value| {
-            format!("invalid value for {} {}: not valid UTF-8", self.spelling, repr(&value.to_string_lossy()))
-        })
-    }
-}
+const GRAMMAR: Grammar<Switch> =
+    Grammar { spellings: SPELLINGS, abbreviations: &[("--configure", "c"), ("--address", "a")], interspersed: false };
 
 /// The options among `arguments`, which are without the program's name, in the order in which they
 /// were given.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<Given>, String> {
-    let matches = command().try_get_matches_from(arguments.into_iter().flat_map(separated)).map_err(|e| message(&e))?;
-    if matches.contains_id(WORDS) {
-        return Err("positional arguments are not supported".to_owned());
+    // Help is printed only if there is no mistake.
+    match GRAMMAR.read(arguments) {
+        Ok((given, words)) if words.is_empty() => Ok(given),
+        Ok(_) => Err("positional arguments are not supported".to_owned()),
+        Err(mistake) => Err(message(mistake)),
     }
-    let mut given = Vec::new();
-    for (spelling, switch) in SPELLINGS {
-        let places = matches.indices_of(spelling).into_iter().flatten();
-        let values = matches.get_many::<OsString>(spelling).into_iter().flatten();
-        given.extend(places.zip(values.cloned()).map(|(place, value)| (place, Given { switch, spelling, value })));
-    }
-    given.sort_by_key(|(place, _)| *place);
-    Ok(given.into_iter().map(|(_, given)| given).collect())
-}
-
-fn command() -> Command {
-    // Whatever follows the first word is a word too. Help is printed only if there is no mistake.
-    let words = Arg::new(WORDS).num_args(0..).trailing_var_arg(true).value_parser(ValueParser::os_string());
-    Command::new("runzeo")
-        .no_binary_name(true)
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .infer_long_args(true)
-        .args(SPELLINGS.map(|(spelling, switch)| option(spelling, switch)))
-        .arg(words)
-}
-
-fn option(spelling: &'static str, switch: Switch) -> Arg {
-    let option = Arg::new(spelling).action(ArgAction::Append).value_parser(ValueParser::os_string());
-    let option = match spelling.strip_prefix("--") {
-        Some(long) => option.long(long),
-        None => option.short(spelling.chars().nth(1)),
-    };
-    let abbreviations = ABBREVIATIONS.iter().filter(|(full, _)| *full == spelling).map(|(_, short)| *short);
-    let option = option.aliases(abbreviations);
-    if switch.takes_value() {
-        // The next argument is the value, whatever it looks like.
-        option.num_args(1).allow_hyphen_values(true)
-    } else {
-        // An empty value, so that its place is known too.
-        option.num_args(0).default_missing_value("")
-    }
-}
-
-/// `-f=x` as `-f` and `=x`. To `getopt` the sign belongs to the value, but `clap` drops it, and the
-/// server would open another file. Where such a word is itself a value (`-f -a=x`) there is now one
-/// word too many, which is refused.
-fn separated(argument: OsString) -> Vec<OsString> {
-    match argument.as_bytes().split_at_checked(2) {
-        Some((option, value)) if value.starts_with(b"=") && takes_value(option) => {
-            [option, value].map(|part| OsStr::from_bytes(part).to_owned()).to_vec()
-        }
-        _ => vec![argument],
-    }
-}
-
-fn takes_value(option: &[u8]) -> bool {
-    SPELLINGS.iter().any(|(spelling, switch)| spelling.as_bytes() == option && switch.takes_value())
 }
 
 /// The mistake in the words of `getopt`.
-fn message(error: &clap::Error) -> String {
-    let option = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(option)) => option.as_str(),
-        _ => "",
-    };
-    // Here the option is followed by a placeholder for its value.
-    let without_value = option.split_once(' ').map_or(option, |(option, _)| option);
-    match error.kind() {
-        ErrorKind::UnknownArgument if is_ambiguous(option) => format!("option {option} not a unique prefix"),
-        ErrorKind::UnknownArgument => format!("option {option} not recognized"),
-        ErrorKind::InvalidValue => format!("option {without_value} requires argument"),
-        ErrorKind::TooManyValues => format!("option {option} must not have an argument"),
-        other => other.to_string(),
+fn message(mistake: Mistake) -> String {
+    match mistake {
+        Mistake::Unknown(option) => format!("option {option} not recognized"),
+        Mistake::Ambiguous(option) => format!("option {option} not a unique prefix"),
+        Mistake::NeedsValue(option) => format!("option {option} requires argument"),
+        Mistake::TakesNone(option) => format!("option {option} must not have an argument"),
+        Mistake::Other(text) => text,
     }
-}
-
-fn is_ambiguous(option: &str) -> bool {
-    SPELLINGS.iter().filter(|(spelling, _)| spelling.starts_with(option)).count() > 1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::command_line::Switch as _;
 
     fn show(line: &str) -> Result<String, String> {
         let words = line.split(' ').filter(|word| !word.is_empty()).map(OsString::from);
@@ -194,7 +110,7 @@ mod tests {
 
     #[test]
     fn clap_finds_no_fault_with_the_options() {
-        command().debug_assert();
+        GRAMMAR.command().debug_assert();
     }
 
     #[test]
@@ -223,7 +139,7 @@ mod tests {
                     assert_eq!(show(short), Err(format!("option {short} not a unique prefix")));
                     continue;
                 }
-                let switch = SPELLINGS.into_iter().find(|(spelling, _)| *spelling == full).unwrap().1;
+                let switch = SPELLINGS.iter().find(|(spelling, _)| *spelling == full).unwrap().1;
                 let value = if switch.takes_value() { " 1" } else { "" };
                 assert_eq!(show(&format!("{short}{value}")), Ok(format!("{full}={}", value.trim())));
             }

@@ -2,12 +2,17 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::command_line::{self, Given, Switch};
 use crate::config::datatypes::socket_binding_address;
-use crate::config::{self, FileStorageSettings, ServerSettings, SocketAddress, StorageSettings};
+use crate::config::{
+    self, AuthenticationSettings, FileStorageSettings, ServerSettings, SocketAddress, StorageSettings,
+};
 use crate::literals::{parse_float, repr};
 use crate::logging::EventLogSettings;
+use crate::passwords::Database;
+use crate::server::auth::Authenticator;
 
 /// What `--help` prints. `PROG` stands for the name of the program.
 pub const HELP: &str = "\
@@ -33,6 +38,9 @@ Options:
                           (default: no limit)
       --pid-file PATH     where to write the process id (default:
                           $INSTANCE_HOME/var/ZEO.pid, if INSTANCE_HOME is set)
+      --auth-protocol NAME    digest: clients need a password (ZEO 4 and older only)
+      --auth-database FILE    who may connect, as zeopasswd writes it
+      --auth-realm REALM      the realm that this file names
       --test              start everything, then stop at once
       --check-config      read the configuration, open nothing, say what would
                           be served
@@ -76,6 +84,8 @@ pub struct Options {
     pub storages: Vec<(String, StorageSettings)>,
     /// Where to log; `None` is stderr.
     pub event_log: Option<EventLogSettings>,
+    /// Who may connect; everybody if there is none.
+    pub authenticator: Option<Arc<Authenticator>>,
     /// What is odd, but no mistake.
     pub warnings: Vec<String>,
 }
@@ -89,6 +99,7 @@ struct Values {
     filenames: Vec<PathBuf>,
     timeout_s: Option<f64>,
     pid_file: Option<PathBuf>,
+    authentication: AuthenticationSettings,
     action: Option<Action>,
 }
 
@@ -128,6 +139,13 @@ impl Values {
                 once(&mut self.timeout_s, seconds, spelling)?;
             }
             Switch::PidFile => once(&mut self.pid_file, given.value.into(), spelling)?,
+            Switch::AuthProtocol => {
+                let text = given.text()?;
+                let name = AuthenticationSettings::protocol(&text).map_err(|reason| invalid(&text, reason))?;
+                once(&mut self.authentication.protocol, name, spelling)?;
+            }
+            Switch::AuthDatabase => once(&mut self.authentication.database, given.value.into(), spelling)?,
+            Switch::AuthRealm => once(&mut self.authentication.realm, given.text()?, spelling)?,
             Switch::Gone(remedy) => {
                 return Err(format!("option {spelling} is not supported by this server: {remedy}"));
             }
@@ -149,7 +167,10 @@ impl Values {
         };
         let mut server = match (server, self.address) {
             (Some(server), None) => server,
-            (Some(server), Some(address)) => ServerSettings { address, ..server },
+            (Some(mut server), Some(address)) => {
+                server.listener.addresses = vec![address];
+                server
+            }
             (None, Some(address)) => ServerSettings::new(address),
             (None, None) => return Err("no server address specified; use -a or -C".to_owned()),
         };
@@ -159,8 +180,32 @@ impl Values {
         if storages.is_empty() {
             return Err("no storages specified; use -f or -C".to_owned());
         }
-        Ok(Options { server, storages, event_log, warnings })
+        check_storage_names(&server, &storages)?;
+        server.authentication = AuthenticationSettings {
+            protocol: self.authentication.protocol.or(server.authentication.protocol),
+            database: self.authentication.database.or(server.authentication.database),
+            realm: self.authentication.realm.or(server.authentication.realm),
+        };
+        let authenticator = authenticator(&server.authentication)?;
+        Ok(Options { server, storages, event_log, authenticator, warnings })
     }
+}
+
+/// Reads the password database, if clients have to authenticate.
+fn authenticator(settings: &AuthenticationSettings) -> Result<Option<Arc<Authenticator>>, String> {
+    let Some((path, realm)) = settings.digest()? else {
+        return Ok(None);
+    };
+    let users = Database::read(path).map_err(|error| error.to_string())?;
+    if users.realm() != Some(realm) {
+        let found = users.realm().map_or_else(|| "None".to_owned(), repr);
+        return Err(format!(
+            "password database realm {found} does not match storage realm {}: the first line of {} must be `realm {realm}`",
+            repr(realm),
+            path.display()
+        ));
+    }
+    Ok(Some(Arc::new(Authenticator::new(realm.to_owned(), users))))
 }
 
 /// An option may be repeated with the same value only.
@@ -194,6 +239,17 @@ fn named(storages: Vec<(Option<String>, StorageSettings)>) -> Result<Vec<(String
     Ok(storages.into_iter().map(|(name, settings)| (name.unwrap_or_else(|| "1".to_owned()), settings)).collect())
 }
 
+/// A storage that the holder of a certificate may open has to be there.
+fn check_storage_names(server: &ServerSettings, storages: &[(String, StorageSettings)]) -> Result<(), String> {
+    for client in server.listeners().iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.clients) {
+        if let Some(stray) = client.storages.iter().find(|name| !storages.iter().any(|(known, _)| known == *name)) {
+            let client = repr(&client.name);
+            return Err(format!("<client> {client} of <ssl> may open {}, and no storage has this name", repr(stray)));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,12 +280,12 @@ mod tests {
         std::fs::write(&path, "<zeo>\naddress 1\ntransaction-timeout 5\n</zeo>\n<mappingstorage main/>\n").unwrap();
         let path = path.to_str().unwrap();
         let from_file = options(&["-C", path]);
-        assert_eq!(from_file.server.address, SocketAddress::Tcp(String::new(), Some(1)));
+        assert_eq!(from_file.server.listener.addresses, [SocketAddress::Tcp(String::new(), Some(1))]);
         assert_eq!(from_file.storages[0].0, "main");
         let both = options(&["-C", path, "-a", "2", "-f", "a.fs", "-X", "zeo/read-only=yes"]);
-        assert_eq!(both.server.address, SocketAddress::Tcp(String::new(), Some(2)));
+        assert_eq!(both.server.listener.addresses, [SocketAddress::Tcp(String::new(), Some(2))]);
         assert_eq!(both.server.transaction_timeout_s, Some(5.0));
-        assert!(both.server.read_only);
+        assert!(both.server.is_read_only());
         assert_eq!(both.storages, numbered(&["a.fs".into()]));
     }
 

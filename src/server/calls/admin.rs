@@ -1,14 +1,16 @@
-//! What is neither reading nor committing: undo lists, fresh oids, statistics.
+//! What is neither reading nor committing: undo lists, packs, fresh oids, statistics.
 
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tracing::{info, warn};
 
 use super::args::Args;
 use super::load::{extension, set};
 use crate::ids::Tid;
 use crate::pickle::Value;
+use crate::server::packing;
 use crate::server::served::{Served, integer};
 use crate::server::session::{Answer, Call, Registration, Session, printable};
 use crate::storage::TransactionSummary;
@@ -35,7 +37,7 @@ pub fn new_oids(registration: &Registration, mut args: Args) -> Answer {
 /// `server_status()`
 pub fn status(served: &Served, args: Args) -> Answer {
     args.end()?;
-    Ok(Value::Dict(served.status().into_iter().map(|(key, value)| (Value::text(key), value)).collect()))
+    Ok(Value::Dict(served.status().into_iter().map(|(key, value)| (Value::native(key), value)).collect()))
 }
 
 /// `set_client_label(label)`
@@ -74,14 +76,66 @@ pub fn undo_log(session: &mut Session, served: &Arc<Served>, call: &Call, mut ar
     Ok(())
 }
 
+/// `pack(time, wait=1)`, with the time in seconds since 1970. A client that may not write may pack, as in the
+/// original. If it does not wait, or goes away, only the log tells of a failure.
+pub fn pack(session: &mut Session, served: &Arc<Served>, call: &Call, mut args: Args) -> Result<Option<Value>, Fault> {
+    let time = args.value()?;
+    let waits = args.optional().is_none_or(|wait| super::args::is_true(&wait));
+    args.end()?;
+    let (served, label) = (Arc::clone(served), session.label.clone());
+    let run = move || {
+        let shown = match &time {
+            Value::Int(seconds) => seconds.to_string(),
+            Value::Float(seconds) => format!("{seconds:?}"),
+            _ => "?".to_owned(),
+        };
+        info!(target: "ZEO.StorageServer", "({label}) pack(time={shown}) started...");
+        let packed = pack_time(&time).and_then(|stop| Ok(packing::pack(&served, stop)?));
+        match &packed {
+            Ok(()) => {
+                info!(target: "ZEO.StorageServer", "({label}) pack(time={shown}) complete");
+                served.hub.call_all("info", || served.size_info());
+            }
+            // The client need not be there any more to hear of it.
+            Err(fault) => warn!(target: "ZEO.StorageServer", "({label}) pack(time={shown}) failed: {fault}"),
+        }
+        packed.map(|()| Value::None)
+    };
+    if waits {
+        session.answer_later(call.clone(), run);
+        return Ok(None);
+    }
+    tokio::task::spawn_blocking(run);
+    Ok(Some(Value::None))
+}
+
+/// The tid of a time in seconds since 1970; the complaints are the original's.
+#[expect(clippy::cast_precision_loss, reason = "such large times are refused")]
+fn pack_time(time: &Value) -> Result<Tid, Fault> {
+    let seconds = match time {
+        Value::Float(seconds) => *seconds,
+        Value::BigInt(_) => f64::INFINITY,
+        time => match super::args::as_integer(time) {
+            Some(seconds) => seconds as f64,
+            None => return Err(Fault::Type("pack() takes a time in seconds since 1970".to_owned())),
+        },
+    };
+    match Tid::from_unix_seconds(seconds) {
+        Some(stop) => Ok(stop),
+        None if seconds.is_nan() => Err(Fault::Value("Invalid value NaN (not a number)".to_owned())),
+        None if seconds > 0.0 => Err(Fault::Overflow("timestamp out of range for platform time_t".to_owned())),
+        None => Err(Fault::Value("year must be greater than 1900".to_owned())),
+    }
+}
+
 /// What is known for sure, then what the transaction's extension says: the extension wins.
 fn undo_entry(transaction: &TransactionSummary) -> Vec<(Value, Value)> {
     let mut entry = vec![
-        (Value::text("id"), Value::Bytes(undo_id(transaction.tid).into_bytes().into())),
-        (Value::text("time"), Value::Float(transaction.tid.to_unix_seconds())),
-        (Value::text("user_name"), Value::Bytes(transaction.metadata.user.clone())),
-        (Value::text("size"), integer(transaction.size)),
-        (Value::text("description"), Value::Bytes(transaction.metadata.description.clone())),
+        (Value::native("id"), Value::Bytes(undo_id(transaction.tid).into_bytes().into())),
+        (Value::native("time"), Value::Float(transaction.tid.to_unix_seconds())),
+        (Value::native("user_name"), Value::Bytes(transaction.metadata.user.clone())),
+        (Value::native("size"), integer(transaction.size)),
+        (Value::native("description"), Value::Bytes(transaction.metadata.description.clone())),
     ];
     for (key, value) in extension(transaction) {
         set(&mut entry, key, value);

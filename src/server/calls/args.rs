@@ -103,19 +103,24 @@ impl Args {
 
     /// The next argument as Python's `if` sees it.
     pub fn truth(&mut self) -> Result<bool, Fault> {
-        Ok(match self.value()? {
-            Value::None | Value::Bool(false) | Value::Int(0) => false,
-            Value::Float(number) => number != 0.0,
-            Value::Bytes(bytes) | Value::Text(bytes) | Value::Native(bytes) => !bytes.is_empty(),
-            Value::Tuple(items) | Value::List(items) => !items.is_empty(),
-            Value::Dict(items) => !items.is_empty(),
-            _ => true,
-        })
+        Ok(is_true(&self.value()?))
     }
 
     /// The complaint that an argument is not `expected`.
     pub fn wrong(&self, expected: &str, value: &Value) -> Fault {
         Fault::Type(format!("{}() takes {expected}, not {}", self.method, kind(value)))
+    }
+}
+
+/// A value as Python's `if` sees it.
+pub fn is_true(value: &Value) -> bool {
+    match value {
+        Value::None | Value::Bool(false) | Value::Int(0) => false,
+        Value::Float(number) => *number != 0.0,
+        Value::Bytes(bytes) | Value::Text(bytes) | Value::Native(bytes) => !bytes.is_empty(),
+        Value::Tuple(items) | Value::List(items) => !items.is_empty(),
+        Value::Dict(items) => !items.is_empty(),
+        _ => true,
     }
 }
 

@@ -10,17 +10,18 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::args::Args;
+use super::blob::Upload;
 use crate::ids::{Oid, Tid};
-use crate::pickle::{self, Value};
+use crate::pickle::Value;
 use crate::server::commit_lock::CommitTurn;
 use crate::server::fault::temporary_file;
 use crate::server::hub::ClientId;
 use crate::server::served::Served;
-use crate::server::session::{Answer, Beside, Call, End, Registration, Session, tid_value};
-use crate::server::transaction_log::{TransactionLog, Unresolved};
-use crate::storage::{Begin, Commit, Metadata, Publisher};
-use crate::wire::dialect::Dialect;
+use crate::server::session::{Answer, Beside, Call, End, Registration, Session, off_thread, tid_value};
+use crate::server::transaction_log::{OnConflict, ReplayError, Replayed, TransactionLog, Unresolved};
+use crate::storage::{Begin, Commit, Metadata, Publisher, StorageError};
 use crate::wire::fault::Fault;
+use crate::wire::legacy::Stored;
 use crate::{blather, critical};
 
 /// The transaction of a client, by phase.
@@ -41,7 +42,10 @@ pub enum Transaction {
 pub struct Collected {
     id: Value,
     begin: Begin,
-    log: TransactionLog,
+    pub(super) log: TransactionLog,
+    pub(super) upload: Upload,
+    /// A request failed that wants no reply, of a client that goes on all the same: the vote fails.
+    failure: Option<Fault>,
     active: Active,
 }
 
@@ -52,7 +56,7 @@ pub struct Prepared {
     commit: Box<dyn Commit>,
     turn: CommitTurn,
     written: Arc<[Oid]>,
-    changed: Vec<Oid>,
+    stores: Vec<(Oid, Stored)>,
     active: Active,
 }
 
@@ -78,6 +82,29 @@ pub enum Checked {
     Ready(Box<Prepared>),
     /// The client may resolve the conflicts and vote again.
     InConflict(Box<Collected>, Vec<Unresolved>),
+    /// It was no vote: an undo whose outcome the client wants to know before, with the tid that it would have now.
+    Rehearsed(Box<Collected>, Tid, Vec<Oid>),
+}
+
+/// A vote that failed.
+pub struct Refused {
+    fault: Fault,
+    /// Where: at a request for this object. Otherwise the transaction as a whole is to blame.
+    request: Option<FailedRequest>,
+}
+
+/// The request that failed, and what went before.
+struct FailedRequest {
+    oid: Oid,
+    stores: Vec<(Oid, Stored)>,
+    /// The tid that the transaction would have had.
+    tid: Tid,
+}
+
+impl From<StorageError> for Refused {
+    fn from(error: StorageError) -> Self {
+        Self { fault: error.into(), request: None }
+    }
 }
 
 impl fmt::Debug for Prepared {
@@ -96,6 +123,13 @@ impl Transaction {
         }
     }
 
+    /// A request for it failed, of which the client is not told now.
+    pub fn fail_at_vote(&mut self, fault: Fault) {
+        if let Self::Collecting(collected) = self {
+            collected.failure.get_or_insert(fault);
+        }
+    }
+
     /// What is lost with the client, in the words of the log; nothing if it is being finished.
     pub fn phase(&self) -> Option<&'static str> {
         match self {
@@ -103,6 +137,11 @@ impl Transaction {
             Self::Collecting(_) | Self::Voting(..) => Some("unlocked"),
             Self::Voted(..) => Some("locked"),
         }
+    }
+
+    /// Whether what has arrived of a blob is being written, so that nothing else of the transaction may be taken up.
+    pub fn is_writing(&self) -> bool {
+        matches!(self, Self::Collecting(collected) if collected.upload.is_writing())
     }
 
     /// When the client must have finished or aborted.
@@ -128,7 +167,7 @@ pub fn begin(session: &mut Session, registration: &Registration, mut args: Args)
         Value::Bytes(bytes) => bytes,
         value => match value.into_dict() {
             Ok(dict) if dict.is_empty() => Bytes::new(),
-            Ok(dict) => extension_bytes(session.dialect, &Value::Dict(dict)),
+            Ok(dict) => session.dialect.dump_extension(&Value::Dict(dict)).into(),
             Err(value) => return Err(args.wrong("a dict or bytes", &value)),
         },
     };
@@ -169,24 +208,15 @@ pub fn begin(session: &mut Session, registration: &Registration, mut args: Args)
         id,
         begin: Begin { metadata: Metadata { user, description, extension }, copied: tid.map(|tid| (tid, status)) },
         log: TransactionLog::default(),
+        upload: Upload::default(),
+        failure: None,
         active: Active::new(&registration.served),
     }));
     Ok(Value::None)
 }
 
-/// The extension field for a mapping: what Python's server would write, or where we cannot know that
-/// (the mapping holds objects, or Python 2's strings), the mapping as the client spelled it.
-fn extension_bytes(dialect: Dialect, mapping: &Value) -> Bytes {
-    let bytes = dialect.dump_extension(mapping).unwrap_or_else(|| {
-        let mut verbatim = Vec::new();
-        pickle::write(mapping, &mut verbatim);
-        verbatim
-    });
-    bytes.into()
-}
-
 /// The transaction that `id` names, still being collected.
-fn collecting<'a>(
+pub(super) fn collecting<'a>(
     session: &'a mut Session,
     registration: &Registration,
     id: &Value,
@@ -253,7 +283,7 @@ pub fn undo(session: &mut Session, registration: &Registration, mut args: Args) 
     logged(collecting(session, registration, &id)?.log.undo(tid))
 }
 
-fn logged(result: io::Result<()>) -> Answer {
+pub(super) fn logged(result: io::Result<()>) -> Answer {
     result.map(|()| Value::None).map_err(|error| temporary_file(&error))
 }
 
@@ -261,27 +291,56 @@ fn wrong_transaction(current: Option<&Value>, given: &Value) -> Fault {
     Fault::WrongTransaction { current: current.cloned().unwrap_or(Value::None), given: given.clone() }
 }
 
-/// `vote(id)`: the reply is the list of oids whose records differ from what was stored.
+/// `vote(id)`: the reply is the list of oids whose records differ from what was stored; old clients are told with
+/// `serialnos` before it.
 pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut args: Args) -> Result<(), Fault> {
     let id = args.value()?;
     args.end()?;
-    collecting(session, registration, &id)?;
+    if let Some(fault) = collecting(session, registration, &id)?.failure.take() {
+        session.transaction = Transaction::None;
+        return Err(fault);
+    }
+    let on_conflict = if session.dialect.is_legacy() { OnConflict::Fail } else { registration.served.on_conflict };
+    in_turn(session, registration, call, id, move |served, collected, turn, label| {
+        prepare(served, collected, turn, on_conflict, label)
+    })
+}
+
+/// `undo(transaction id from undoLog, id)`: `(tid, oids)`. The original of these clients holds the commit lock from here on;
+/// ours tries the undo out, and does it at the vote.
+pub fn undo_at_once(
+    session: &mut Session,
+    registration: &Registration,
+    call: &Call,
+    mut args: Args,
+) -> Result<(), Fault> {
+    let (undone, id) = (args.string()?, args.value()?);
+    args.end()?;
+    let tid = super::admin::tid_from_undo_id(&undone);
+    logged(collecting(session, registration, &id)?.log.undo(tid))?;
+    in_turn(session, registration, call, id, |served, collected, turn, _label| rehearse(served, collected, turn))
+}
+
+/// Does `work` with the transaction when its turn to commit has come.
+fn in_turn(
+    session: &mut Session,
+    registration: &Registration,
+    call: &Call,
+    id: Value,
+    work: impl FnOnce(&Arc<Served>, Collected, CommitTurn, &str) -> Result<Checked, Refused> + Send + 'static,
+) -> Result<(), Fault> {
     let Transaction::Collecting(collected) = std::mem::replace(&mut session.transaction, Transaction::None) else {
         return Err(wrong_transaction(None, &id));
     };
     let (served, call, label) = (Arc::clone(&registration.served), call.clone(), session.label.clone());
     let mut place = served.commit_lock.ask();
     let task = if let Some(turn) = place.try_turn() {
-        session.beside.spawn_blocking(move || Beside::Voted(call, prepare(&served, *collected, turn, &label)))
+        session.beside.spawn_blocking(move || Beside::Voted(call, work(&served, *collected, turn, &label)))
     } else {
         log_queue(&served, &label);
         session.beside.spawn(async move {
             let turn = place.turn().await;
-            let checked = task::spawn_blocking(move || prepare(&served, *collected, turn, &label)).await;
-            match checked {
-                Ok(outcome) => Beside::Voted(call, outcome),
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            }
+            Beside::Voted(call, off_thread(move || work(&served, *collected, turn, &label)).await)
         })
     };
     session.transaction = Transaction::Voting(id, task);
@@ -306,27 +365,67 @@ fn log_queue(served: &Served, label: &str) {
 
 /// Checks a transaction against the storage and makes it ready to be finished. On failure the
 /// storage's transaction ends, then the turn, then the client hears of it.
-fn prepare(served: &Arc<Served>, mut collected: Collected, turn: CommitTurn, label: &str) -> Result<Checked, Fault> {
+fn prepare(
+    served: &Arc<Served>,
+    mut collected: Collected,
+    turn: CommitTurn,
+    on_conflict: OnConflict,
+    label: &str,
+) -> Result<Checked, Refused> {
     blather!(
         target: "ZEO.StorageServer",
         "({label}) Preparing to commit transaction: {} objects, {} bytes",
         collected.log.entries(),
         collected.log.bytes()
     );
-    let mut commit = Arc::clone(&served.storage).begin(collected.begin.clone())?;
-    let replayed = collected.log.replay(&mut *commit, served.on_conflict)?;
+    let (mut commit, replayed) = replay(served, &mut collected, on_conflict)?;
     if !replayed.conflicts.is_empty() {
         // Others may commit while the client resolves.
         drop(commit);
         drop(turn);
         return Ok(Checked::InConflict(Box::new(collected), replayed.conflicts));
     }
-    let mut changed = replayed.undone;
-    changed.extend(commit.vote()?);
+    let mut stores = replayed.stores;
+    stores.extend(commit.vote()?.into_iter().map(|oid| (oid, Stored::Changed)));
     let mut seen = std::collections::HashSet::new();
     let written = replayed.written.into_iter().filter(|oid| seen.insert(*oid)).collect();
     let (id, active) = (collected.id, collected.active);
-    Ok(Checked::Ready(Box::new(Prepared { id, commit, turn, written, changed, active })))
+    Ok(Checked::Ready(Box::new(Prepared { id, commit, turn, written, stores, active })))
+}
+
+/// What an undo would do, if it were voted now.
+fn rehearse(served: &Arc<Served>, mut collected: Collected, turn: CommitTurn) -> Result<Checked, Refused> {
+    let (commit, replayed) = replay(served, &mut collected, OnConflict::Fail).map_err(|refused| {
+        // This client is told right away.
+        Refused { request: None, ..refused }
+    })?;
+    let tid = commit.tid();
+    drop(commit);
+    drop(turn);
+    let undone = replayed.stores.into_iter().filter_map(|(oid, stored)| (stored == Stored::Changed).then_some(oid));
+    Ok(Checked::Rehearsed(Box::new(collected), tid, undone.collect()))
+}
+
+/// Begins the storage's transaction and makes the requests.
+fn replay(
+    served: &Arc<Served>,
+    collected: &mut Collected,
+    on_conflict: OnConflict,
+) -> Result<(Box<dyn Commit>, Replayed), Refused> {
+    let mut commit = Arc::clone(&served.storage).begin(collected.begin.clone())?;
+    let mut replayed = Replayed::default();
+    match collected.log.replay(&mut *commit, on_conflict, &mut replayed) {
+        Ok(()) => Ok((commit, replayed)),
+        Err(error) => {
+            let request = match &error {
+                ReplayError::Storage { oid, .. } => {
+                    Some(FailedRequest { oid: *oid, stores: replayed.stores, tid: commit.tid() })
+                }
+                ReplayError::Log(_) => None,
+            };
+            Err(Refused { fault: error.into(), request })
+        }
+    }
 }
 
 impl Session {
@@ -335,7 +434,7 @@ impl Session {
         &mut self,
         vote: task::Id,
         call: &Call,
-        outcome: Result<Checked, Fault>,
+        outcome: Result<Checked, Refused>,
     ) -> Result<(), End> {
         // The client may have aborted meanwhile, and have begun anew under the same id. Dropping the
         // outcome is the abort.
@@ -348,31 +447,59 @@ impl Session {
                 self.transaction = Transaction::Collecting(collected);
                 Ok(Value::List(conflicts.into_iter().map(unresolved_value).collect()))
             }
+            Ok(Checked::Rehearsed(collected, tid, undone)) => {
+                self.transaction = Transaction::Collecting(collected);
+                Ok(Value::Tuple(vec![tid_value(tid), oid_list(undone)]))
+            }
             Ok(Checked::Ready(mut prepared)) => {
-                let changed = std::mem::take(&mut prepared.changed);
+                let stores = std::mem::take(&mut prepared.stores);
+                let tid = prepared.commit.tid();
                 let deadline = registration.served.transaction_timeout.map(|timeout| Instant::now() + timeout);
                 self.transaction = Transaction::Voted(prepared, deadline);
-                Ok(Value::List(changed.into_iter().map(super::load::oid_value).collect()))
+                if self.dialect.is_legacy() {
+                    return self.reply_serialnos(call, &stores, tid, None);
+                }
+                let changed = stores.into_iter().filter(|(_, stored)| *stored == Stored::Changed);
+                Ok(oid_list(changed.map(|(oid, _)| oid)))
             }
-            Err(fault) => {
+            Err(Refused { fault, request }) => {
                 if fault.is_conflict() {
                     registration.served.stats.conflicts.up();
                     blather!(target: "ZEO.StorageServer", "({}) conflict error {fault}", self.label);
                 }
                 self.transaction = Transaction::None;
+                if let Some(FailedRequest { oid, stores, tid }) = request.filter(|_| self.dialect.is_legacy()) {
+                    return self.reply_serialnos(call, &stores, tid, Some((oid, &fault)));
+                }
                 Err(fault)
             }
         };
         self.reply(call, answer)
     }
+
+    /// Answers the vote of an old client, which looks for the outcome, good or bad, in what it is told before.
+    fn reply_serialnos(
+        &mut self,
+        call: &Call,
+        stores: &[(Oid, Stored)],
+        tid: Tid,
+        failure: Option<(Oid, &Fault)>,
+    ) -> Result<(), End> {
+        self.outbox.push(|out| self.dialect.put_serialnos(out, stores, tid, failure));
+        self.reply(call, Ok(Value::None))
+    }
+}
+
+fn oid_list(oids: impl IntoIterator<Item = Oid>) -> Value {
+    Value::List(oids.into_iter().map(super::load::oid_value).collect())
 }
 
 /// A conflict as the client's resolver expects it.
 fn unresolved_value(conflict: Unresolved) -> Value {
     Value::Dict(vec![
-        (Value::text("oid"), super::load::oid_value(conflict.oid)),
-        (Value::text("serials"), Value::Tuple(vec![tid_value(conflict.committed), tid_value(conflict.read)])),
-        (Value::text("data"), Value::Bytes(conflict.data.into())),
+        (Value::native("oid"), super::load::oid_value(conflict.oid)),
+        (Value::native("serials"), Value::Tuple(vec![tid_value(conflict.committed), tid_value(conflict.read)])),
+        (Value::native("data"), Value::Bytes(conflict.data.into())),
     ])
 }
 
@@ -405,13 +532,14 @@ pub fn finish(
         served: Arc::clone(&registration.served),
         committer: session.id,
         written: prepared.written,
+        active: Some(prepared.active),
         reply: session.finish_frames(call),
     };
     let (call, label) = (call.clone(), session.label.clone());
-    let (commit, turn, active) = (prepared.commit, prepared.turn, prepared.active);
-    session.beside.spawn_blocking(move || {
-        Beside::Finished(call, commit_and_announce(commit, turn, active, announcement, &label))
-    });
+    let (commit, turn) = (prepared.commit, prepared.turn);
+    session
+        .beside
+        .spawn_blocking(move || Beside::Finished(call, commit_and_announce(commit, turn, announcement, &label)));
     Ok(None)
 }
 
@@ -420,12 +548,10 @@ pub fn finish(
 fn commit_and_announce(
     commit: Box<dyn Commit>,
     turn: CommitTurn,
-    active: Active,
     mut announcement: impl Publisher,
     label: &str,
 ) -> Result<(), Fault> {
     let finished = commit.finish(&mut announcement);
-    drop(active);
     drop(turn);
     match finished {
         Ok(tid) => {
@@ -444,12 +570,15 @@ struct Announcement<R> {
     served: Arc<Served>,
     committer: ClientId,
     written: Arc<[Oid]>,
+    /// Over when the reply comes: whoever asks after it must not find the transaction under way.
+    active: Option<Active>,
     reply: R,
 }
 
 impl<R: Fn(&Served, Tid)> Publisher for Announcement<R> {
     fn publish(&mut self, tid: Tid, install: &mut dyn FnMut()) {
         self.served.stats.commits.up();
+        self.active = None;
         let reply = || (self.reply)(&self.served, tid);
         self.served.hub.publish(tid, &self.written, self.committer, install, reply);
     }

@@ -77,7 +77,7 @@ pub fn next(session: &mut Session, mut args: Args) -> Answer {
     *last = Some((transaction.tid, Some(records)));
     Ok(Value::Tuple(vec![
         tid_value(transaction.tid),
-        Value::text(char::from(transaction.status).encode_utf8(&mut [0; 2])),
+        Value::native(char::from(transaction.status).encode_utf8(&mut [0; 2])),
         Value::Bytes(transaction.metadata.user.clone()),
         Value::Bytes(transaction.metadata.description.clone()),
         Value::Dict(extension(&transaction)),

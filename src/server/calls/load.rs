@@ -10,10 +10,11 @@ use crate::server::invalidation::Since;
 use crate::server::served::{Served, integer};
 use crate::server::session::{Call, End, Session, tid_value};
 use crate::storage::{Storage, TransactionSummary};
+use crate::wire::dialect::Dialect;
 use crate::wire::fault::Fault;
 
 /// `loadBefore(oid, tid)`: `(data, tid, end or None)`, or `None` if there is no revision that old.
-pub fn load_before(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
+pub fn load_before(session: &mut Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
     let (oid, before) = match args.oid().and_then(|oid| Ok((oid, args.tid()?))).and_then(|ids| args.end().map(|()| ids))
     {
         Ok(ids) => ids,
@@ -24,7 +25,7 @@ pub fn load_before(session: &Session, served: &Served, call: &Call, mut args: Ar
 }
 
 /// `getTid(oid)`: the tid of the current revision.
-pub fn current_tid(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
+pub fn current_tid(session: &mut Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
     match args.oid().and_then(|oid| args.end().map(|()| oid)) {
         Ok(oid) => session.reply_current(served, call, |storage| Ok(tid_value(storage.current_tid(oid)?))),
         Err(fault) => session.reply(call, Err(fault)),
@@ -32,7 +33,7 @@ pub fn current_tid(session: &Session, served: &Served, call: &Call, mut args: Ar
 }
 
 /// `loadSerial(oid, tid)`: the record that transaction wrote.
-pub fn load_serial(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
+pub fn load_serial(session: &mut Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
     match args.oid().and_then(|oid| Ok((oid, args.tid()?))).and_then(|ids| args.end().map(|()| ids)) {
         Ok((oid, serial)) => {
             session.reply_current(served, call, |storage| Ok(Value::Bytes(storage.load_serial(oid, serial)?)))
@@ -42,7 +43,7 @@ pub fn load_serial(session: &Session, served: &Served, call: &Call, mut args: Ar
 }
 
 /// `record_iternext(next=None)`: `(oid, tid, data, next oid or None)`.
-pub fn record_iternext(session: &Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
+pub fn record_iternext(session: &mut Session, served: &Served, call: &Call, mut args: Args) -> Result<(), End> {
     let next = match args.optional() {
         None | Some(Value::None) => Ok(None),
         Some(value) => match value.as_string().and_then(|bytes| Oid::from_slice(bytes)) {
@@ -71,7 +72,7 @@ pub fn record_iternext(session: &Session, served: &Served, call: &Call, mut args
 }
 
 /// `lastTransaction()`
-pub fn last_transaction(session: &Session, served: &Served, call: &Call, args: Args) -> Result<(), End> {
+pub fn last_transaction(session: &mut Session, served: &Served, call: &Call, args: Args) -> Result<(), End> {
     match args.end() {
         Ok(()) => session.reply_current(served, call, |storage| Ok(tid_value(storage.last_transaction()))),
         Err(fault) => session.reply(call, Err(fault)),
@@ -87,7 +88,8 @@ pub fn invalidations(session: &mut Session, served: &Arc<Served>, call: Call, mu
     let reaches_back = served.hub.written_since(tid, |since| since != Since::TooOld);
     if !reaches_back && is_young(tid, served) {
         let served = Arc::clone(served);
-        session.answer_later(call, move || written_by_iteration(&served, tid));
+        let dialect = session.dialect;
+        session.answer_later(call, move || written_by_iteration(&served, dialect, tid));
         return Ok(());
     }
     session.reply_written_since(served, &call, tid)
@@ -99,7 +101,7 @@ fn is_young(tid: Tid, served: &Served) -> bool {
     served.invalidation_age.is_some_and(|age| now - tid.to_unix_seconds() < age.as_secs_f64())
 }
 
-fn written_by_iteration(served: &Served, tid: Tid) -> Result<Value, Fault> {
+fn written_by_iteration(served: &Served, dialect: Dialect, tid: Tid) -> Result<Value, Fault> {
     let since = Tid(tid.0.saturating_add(1));
     let mut transactions = Arc::clone(&served.storage).iterate(Some(since), None)?;
     let (mut newest, mut oids) = (None, std::collections::HashSet::new());
@@ -109,12 +111,12 @@ fn written_by_iteration(served: &Served, tid: Tid) -> Result<Value, Fault> {
         }
         newest = Some(transaction.tid);
     }
-    Ok(newest.map_or(Value::None, |newest| written(newest, oids.into_iter())))
+    Ok(newest.map_or(Value::None, |newest| written(dialect, newest, oids.into_iter())))
 }
 
 /// The reply to `getInvalidations`.
-pub fn written(newest: Tid, oids: impl Iterator<Item = Oid>) -> Value {
-    Value::Tuple(vec![tid_value(newest), Value::List(oids.map(oid_value).collect())])
+pub fn written(dialect: Dialect, newest: Tid, oids: impl Iterator<Item = Oid>) -> Value {
+    Value::Tuple(vec![tid_value(newest), Value::List(oids.map(|oid| dialect.mention(oid)).collect())])
 }
 
 /// `history(oid, size=1)`: dicts, newest revision first.
@@ -137,16 +139,16 @@ pub fn history(session: &mut Session, served: &Arc<Served>, call: Call, mut args
         Ok(parsed) => parsed,
         Err(fault) => return session.reply(&call, Err(fault)),
     };
-    let served = Arc::clone(served);
+    let (served, dialect) = (Arc::clone(served), session.dialect);
     session.answer_later(call, move || {
         let entries = served.storage.history(oid, size)?;
-        Ok(Value::List(entries.iter().map(history_entry).collect()))
+        Ok(Value::List(entries.iter().map(|entry| history_entry(entry, dialect)).collect()))
     });
     Ok(())
 }
 
 /// What the transaction's extension says, then what is known for sure.
-fn history_entry(entry: &TransactionSummary) -> Value {
+fn history_entry(entry: &TransactionSummary, dialect: Dialect) -> Value {
     let mut dict = extension(entry);
     for (key, value) in [
         ("time", Value::Float(entry.tid.to_unix_seconds())),
@@ -155,14 +157,17 @@ fn history_entry(entry: &TransactionSummary) -> Value {
         ("tid", tid_value(entry.tid)),
         ("size", integer(entry.size)),
     ] {
-        set(&mut dict, Value::text(key), value);
+        set(&mut dict, Value::native(key), value);
+    }
+    if let Some((key, value)) = dialect.history_version() {
+        set(&mut dict, key, value);
     }
     Value::Dict(dict)
 }
 
 /// Sets a key of a dict, as assignment does: at its place if it is there.
 pub fn set(dict: &mut pickle::Dict, key: Value, value: Value) {
-    match dict.iter_mut().find(|(present, _)| *present == key) {
+    match dict.iter_mut().find(|(present, _)| present.is_same_key(&key)) {
         Some((_, present)) => *present = value,
         None => dict.push((key, value)),
     }
@@ -177,14 +182,18 @@ pub fn extension(transaction: &TransactionSummary) -> pickle::Dict {
 }
 
 /// `get_info()`: what the client must know of the storage.
-pub fn info(session: &Session, served: &Served, call: &Call, args: Args) -> Result<(), End> {
+pub fn info(session: &mut Session, served: &Served, call: &Call, args: Args) -> Result<(), End> {
     match args.end() {
-        Ok(()) => session.reply_current(served, call, |storage| Ok(Value::Dict(storage_info(storage)))),
+        Ok(()) => {
+            let (dialect, authenticates) = (session.dialect, session.authenticator().is_some());
+            session
+                .reply_current(served, call, |storage| Ok(Value::Dict(storage_info(storage, dialect, authenticates))))
+        }
         Err(fault) => session.reply(call, Err(fault)),
     }
 }
 
-fn storage_info(storage: &dyn Storage) -> pickle::Dict {
+fn storage_info(storage: &dyn Storage, dialect: Dialect, authenticates: bool) -> pickle::Dict {
     let can = storage.capabilities();
     let interfaces = [
         (can.restore, "IStorageRestoreable"),
@@ -192,6 +201,8 @@ fn storage_info(storage: &dyn Storage) -> pickle::Dict {
         (can.undo, "IStorageUndoable"),
         (can.record_iternext, "IStorageCurrentRecordIteration"),
         (can.external_gc, "IExternalGC"),
+        (storage.blobs().is_some(), "IBlobStorage"),
+        (storage.blobs().is_some() && can.restore, "IBlobStorageRestoreable"),
         (true, "IStorage"),
     ];
     let interfaces = interfaces
@@ -200,15 +211,20 @@ fn storage_info(storage: &dyn Storage) -> pickle::Dict {
         .map(|(_, name)| ("ZODB.interfaces", *name))
         // What every object of Python's has; clients compare the whole list.
         .chain([("zope.interface", "Interface")])
-        .map(|(module, name)| Value::Tuple(vec![Value::text(module), Value::text(name)]));
-    vec![
-        (Value::text("length"), integer(storage.len())),
-        (Value::text("size"), integer(storage.size())),
-        (Value::text("name"), Value::text(storage.name())),
-        (Value::text("supportsUndo"), Value::Bool(can.undo)),
-        (Value::text("supports_record_iternext"), Value::Bool(can.record_iternext)),
-        (Value::text("interfaces"), Value::Tuple(interfaces.collect())),
-    ]
+        .map(|(module, name)| Value::Tuple(vec![Value::native(module), Value::native(name)]));
+    let mut info = vec![
+        (Value::native("length"), integer(storage.len())),
+        (Value::native("size"), integer(storage.size())),
+        (Value::native("name"), Value::native(storage.name())),
+        (Value::native("supportsUndo"), Value::Bool(can.undo)),
+        (Value::native("supports_record_iternext"), Value::Bool(can.record_iternext)),
+        (Value::native("interfaces"), Value::Tuple(interfaces.collect())),
+    ];
+    if dialect.is_legacy() {
+        info.push((Value::native("extensionMethods"), super::legacy::extension_methods(authenticates)));
+        info.push((Value::native("supportsVersions"), Value::Bool(false)));
+    }
+    info
 }
 
 /// An oid as clients expect it.

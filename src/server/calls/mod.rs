@@ -2,16 +2,48 @@
 
 pub mod admin;
 pub mod args;
+pub mod blob;
 pub mod commit;
 pub mod iterate;
+pub mod legacy;
 pub mod load;
 
 use args::Args;
 
 use super::session::{Call, End, Registration, Session};
+use crate::pickle::Value;
+use crate::wire::dialect::Dialect;
 use crate::wire::fault::Fault;
 
-/// Every method of protocol 5.
+/// What a client may call before it has registered, besides `register`: old ones only.
+const METHODS_BEFORE_REGISTRATION: &[&str] = &["getAuthProtocol", AUTH_GET_CHALLENGE, AUTH_RESPONSE];
+
+/// How a client authenticates.
+pub const AUTH_GET_CHALLENGE: &str = "auth_get_challenge";
+/// See [`AUTH_GET_CHALLENGE`].
+pub const AUTH_RESPONSE: &str = "auth_response";
+
+/// What only old clients call. They know how to register twice.
+const LEGACY_METHODS: &[&str] = &[
+    "loadEx",
+    "verify",
+    "endZeoVerify",
+    "undo",
+    "register",
+    "getAuthProtocol",
+    "getExtensionMethods",
+    "getSerial",
+    "load",
+    "zeoLoad",
+    "zeoVerify",
+    "versions",
+    "versionEmpty",
+    "modifiedInVersion",
+    "commitVersion",
+    "abortVersion",
+];
+
+/// Every method of protocol 5; older ones have no `ping`.
 const METHODS: &[&str] = &[
     "loadBefore",
     "storea",
@@ -50,12 +82,14 @@ const METHODS: &[&str] = &[
     "sendBlob",
 ];
 
-/// The method of this name, if a client may call it now: `register` first, and only once.
-pub fn known(name: &[u8], registered: bool) -> Option<&'static str> {
+/// The method of this name, if a client may call it now: `register` first.
+pub fn known(name: &[u8], dialect: Dialect, registered: bool) -> Option<&'static str> {
+    let named = |methods: &[&'static str]| methods.iter().find(|method| method.as_bytes() == name).copied();
+    let legacy = |methods| dialect.is_legacy().then(|| named(methods)).flatten();
     if registered {
-        METHODS.iter().find(|method| method.as_bytes() == name).copied()
+        named(METHODS).or_else(|| legacy(LEGACY_METHODS))
     } else {
-        (name == b"register").then_some("register")
+        named(&["register"]).or_else(|| legacy(METHODS_BEFORE_REGISTRATION))
     }
 }
 
@@ -68,6 +102,11 @@ pub fn concerns_transaction(name: &[u8]) -> bool {
             | b"restorea"
             | b"deleteObject"
             | b"undoa"
+            | b"undo"
+            | b"storeBlobStart"
+            | b"storeBlobChunk"
+            | b"storeBlobEnd"
+            | b"storeBlobShared"
             | b"checkCurrentSerialInTransaction"
             | b"vote"
             | b"tpc_finish"
@@ -75,12 +114,25 @@ pub fn concerns_transaction(name: &[u8]) -> bool {
     )
 }
 
+/// Answers a call of a client that has not registered.
+pub fn dispatch_unregistered(session: &mut Session, call: &Call, args: Args) -> Result<(), End> {
+    match call.method {
+        "getAuthProtocol" => {
+            let answer = legacy::auth_protocol(session, args);
+            session.reply(call, answer)
+        }
+        AUTH_GET_CHALLENGE => session.challenge(call, args),
+        AUTH_RESPONSE => session.respond(call, args),
+        _ => session.register(call, args),
+    }
+}
+
 /// Answers a call of a registered client.
 pub fn dispatch(session: &mut Session, registration: &Registration, call: Call, args: Args) -> Result<(), End> {
     let served = &registration.served;
     let answer = match call.method {
         "loadBefore" => return load::load_before(session, served, &call, args),
-        "getTid" => return load::current_tid(session, served, &call, args),
+        "getTid" | "getSerial" => return load::current_tid(session, served, &call, args),
         "loadSerial" => return load::load_serial(session, served, &call, args),
         "record_iternext" => return load::record_iternext(session, served, &call, args),
         "lastTransaction" => return load::last_transaction(session, served, &call, args),
@@ -105,6 +157,25 @@ pub fn dispatch(session: &mut Session, registration: &Registration, call: Call, 
         },
         "tpc_abort" => commit::abort(session, registration, args),
 
+        "storeBlobStart" => blob::start(session, registration, args),
+        "storeBlobChunk" => match blob::chunk(session, registration, &call, args) {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => return Ok(()),
+            Err(fault) => Err(fault),
+        },
+        "storeBlobEnd" => match blob::end(session, registration, &call, args) {
+            Ok(()) => return Ok(()),
+            Err(fault) => Err(fault),
+        },
+        "storeBlobShared" => match blob::shared(session, registration, &call, args) {
+            Ok(()) => return Ok(()),
+            Err(fault) => Err(fault),
+        },
+        "sendBlob" => match blob::send(session, registration, &call, args) {
+            Ok(()) => return Ok(()),
+            Err(fault) => Err(fault),
+        },
+
         "iterator_start" => match iterate::start(session, served, &call, args) {
             Ok(()) => return Ok(()),
             Err(fault) => Err(fault),
@@ -118,12 +189,35 @@ pub fn dispatch(session: &mut Session, registration: &Registration, call: Call, 
             Ok(()) => return Ok(()),
             Err(fault) => Err(fault),
         },
+        "pack" => match admin::pack(session, served, &call, args) {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => return Ok(()),
+            Err(fault) => Err(fault),
+        },
         "new_oids" => admin::new_oids(registration, args),
         "server_status" => admin::status(served, args),
         "set_client_label" => admin::set_label(session, args),
-        "ping" => args.end().map(|()| crate::pickle::Value::None),
-        "new_oid" => Err(Fault::Attribute("'ZEOStorage' object has no attribute 'new_oid'".to_owned())),
-        method => Err(Fault::Unsupported(format!("this server does not offer {method} yet"))),
+        "ping" => args.end().map(|()| Value::None),
+
+        "loadEx" | "load" | "zeoLoad" => return legacy::load_current(session, served, &call, args),
+        "verify" | "zeoVerify" => match legacy::verify(session, served, args) {
+            Ok(()) => Ok(Value::None),
+            Err(fault) => Err(fault),
+        },
+        "endZeoVerify" => legacy::end_verify(session, served, args),
+        "undo" => match commit::undo_at_once(session, registration, &call, args) {
+            Ok(()) => return Ok(()),
+            Err(fault) => Err(fault),
+        },
+        "register" => Err(Fault::Value("duplicate register() call".to_owned())),
+        "getAuthProtocol" => legacy::auth_protocol(session, args),
+        "getExtensionMethods" => args.end().map(|()| legacy::extension_methods(session.authenticator().is_some())),
+        "versions" => Ok(Value::Tuple(vec![])),
+        "versionEmpty" => Ok(Value::Bool(true)),
+        "modifiedInVersion" => Ok(Value::native("")),
+        "commitVersion" | "abortVersion" => Err(Fault::Unsupported("Versions aren't supported".to_owned())),
+        // The one that is left, `new_oid`: the original lists it and does not have it.
+        method => Err(Fault::Attribute(format!("'ZEOStorage' object has no attribute '{method}'"))),
     };
     session.reply(&call, answer)
 }

@@ -3,7 +3,7 @@
 //! A storage runs it with one line, naming the groups that its capabilities call for:
 //!
 //! ```ignore
-//! battery!(mapping, |_| MappingStorage::new("memory".to_owned()), [reading, committing, iterating, threads]);
+//! battery!(mapping, |_| MappingStorage::new("memory".to_owned()), [reading, committing, iterating, packing, threads]);
 //! ```
 //!
 //! The expression opens the storage in a directory; it is called again, after a close, by the group
@@ -11,14 +11,17 @@
 //! what each choice must look like.
 
 pub mod bench;
+pub mod blobs;
 pub mod committing;
 pub mod deleting;
 pub mod iterating;
+pub mod packing;
 pub mod reading;
 pub mod reopening;
 pub mod restoring;
 pub mod threads;
 pub mod undoing;
+pub mod undoing_blobs;
 pub mod walking;
 
 /// Makes the tests of some groups for one storage.
@@ -80,6 +83,28 @@ macro_rules! battery {
             metadata_and_status,
         ]);
     };
+    (@packing $open:expr) => {
+        $crate::storage::battery::battery!(@tests $open, packing, [
+            an_empty_storage,
+            replaced_revisions_go,
+            unreachable_objects_go,
+            long_chains_are_followed,
+            what_is_newer_stays,
+            the_future_ends_now,
+            before_the_first_transaction,
+            dangling_references,
+            weak_references_do_not_count,
+            unreadable_records_hold_everything,
+            no_root_no_collection,
+            commits_go_on,
+            the_last_tid_stays,
+            iterated_afterwards,
+            a_refusal_changes_nothing,
+            commits_meanwhile,
+            one_pack_at_a_time,
+            closed_storages_do_not_pack,
+        ]);
+    };
     (@threads $open:expr) => {
         $crate::storage::battery::battery!(@tests $open, threads, [
             readers_see_whole_transactions,
@@ -136,6 +161,39 @@ macro_rules! battery {
             undo_log_windows,
             undo_log_filters_before_it_counts,
             undo_log_ends_at_packed_transactions,
+        ]);
+    };
+    (@blobs $open:expr) => {
+        $crate::storage::battery::battery!(@tests $open, blobs, [
+            what_is_stored_is_loaded,
+            an_empty_blob,
+            complete_content_does_not_change,
+            a_revision_without_a_file,
+            nobody_may_write_to_a_blob,
+            dropped_at_every_step_leaves_no_file,
+            a_conflict_leaves_no_file_and_the_content_to_the_caller,
+            several_blobs_in_one_transaction,
+            same_blob_twice,
+            a_name_that_cannot_be_given,
+            a_file_without_a_record_is_replaced,
+            the_file_is_there_before_the_record,
+            finished_only_after_a_vote,
+            uploads_of_a_shared_directory,
+            other_names_are_no_uploads,
+        ]);
+    };
+    (@undoing_blobs $open:expr) => {
+        $crate::storage::battery::battery!(@tests $open, undoing_blobs, [
+            undo_of_a_changed_blob,
+            undo_of_a_created_blob,
+            undo_of_an_undone_blob,
+            undo_without_the_file,
+            several_undos_of_a_blob,
+            undo_after_a_store_in_one_transaction,
+            aborted_undo_leaves_no_file,
+            undo_of_other_objects_has_no_file,
+            restored_under_the_serial,
+            a_file_with_a_record_is_never_replaced,
         ]);
     };
     (@reopening $open:expr) => {

@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, Direct, copied, no_such, told};
 use crate::ids::{Oid, Tid};
-use crate::storage::StorageError;
+use crate::storage::{StorageError, Undone};
 
 const ROOT: Oid = Oid(0);
 const OTHER: Oid = Oid(1);
@@ -54,7 +54,7 @@ pub fn undo_of_a_change(t: &mut Bench) {
         touched = commit.undo(second)?;
         Ok(())
     });
-    assert_eq!(touched, [ROOT]);
+    assert_eq!(touched, [Undone { oid: ROOT, source: Some(first) }]);
     let found = t.load(ROOT).expect("load");
     assert_eq!((found.data.as_ref(), found.tid), (b"first".as_slice(), undone));
     assert_eq!(t.storage.load_serial(ROOT, undone).expect("load"), b"first".as_slice());
@@ -150,10 +150,10 @@ pub fn undo_of_a_creation_over_a_deletion_is_refused(t: &mut Bench) {
 
 /// Each undo sees what the one before it wrote.
 pub fn several_undos_in_one_transaction(t: &mut Bench) {
-    let [_, second, third, fourth] = revisions(t, [b"first", b"second", b"third", b"fourth"]);
+    let [first, second, third, fourth] = revisions(t, [b"first", b"second", b"third", b"fourth"]);
     let undone = t.commit(|commit| {
-        for tid in [fourth, third, second] {
-            assert_eq!(commit.undo(tid)?, [ROOT]);
+        for (tid, source) in [(fourth, third), (third, second), (second, first)] {
+            assert_eq!(commit.undo(tid)?, [Undone { oid: ROOT, source: Some(source) }]);
         }
         Ok(())
     });
@@ -211,6 +211,7 @@ pub fn undo_of_several_objects_names_the_ones_that_fail(t: &mut Bench) {
         touched = commit.undo(second)?;
         Ok(())
     });
+    let mut touched: Vec<Oid> = touched.into_iter().map(|undone| undone.oid).collect();
     touched.sort_unstable();
     assert_eq!(touched, oids);
     assert!(oids.iter().all(|&oid| t.data(oid) == b"first"));

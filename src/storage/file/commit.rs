@@ -26,7 +26,7 @@ use super::lock::LockFile;
 use super::read::{HEAD_READ, View};
 use crate::ids::{Oid, Tid};
 use crate::pickle::record::class_name;
-use crate::storage::{Begin, Commit, Metadata, Publisher, Result, StorageError};
+use crate::storage::{Begin, Commit, Metadata, Publisher, Result, StorageError, Undone};
 
 /// Transactions that are larger wait in an unlinked file.
 const SPOOL_MEMORY: usize = 8 << 20;
@@ -333,7 +333,11 @@ impl Commit for FileCommit {
         Ok(())
     }
 
-    fn undo(&mut self, tid: Tid) -> Result<Vec<Oid>> {
+    fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    fn undo(&mut self, tid: Tid) -> Result<Vec<Undone>> {
         self.must_not_be_voted("undo")?;
         self.undo_transaction(tid)
     }

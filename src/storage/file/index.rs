@@ -43,8 +43,8 @@ impl Index {
         let (prefix, suffix) = split(oid);
         let Bucket(chunks) = self.buckets.get(&prefix)?.as_ref();
         let after = chunks.partition_point(|(first, _)| *first <= suffix);
-        let (_, chunk) = chunks.get(after.checked_sub(1)?)?;
-        let at = chunk.binary_search_by_key(&suffix, |entry| entry.suffix()).ok()?;
+        let (first, chunk) = chunks.get(after.checked_sub(1)?)?;
+        let at = search(chunk, *first, suffix).ok()?;
         chunk.get(at).map(|entry| entry.position())
     }
 
@@ -71,6 +71,25 @@ impl Index {
         if bucket.0.is_empty() {
             self.buckets.remove(&prefix);
         }
+    }
+
+    /// Forgets the objects for which `stays` is false, and gives their memory back.
+    pub fn retain(&mut self, mut stays: impl FnMut(Oid) -> bool) {
+        let mut len = 0;
+        self.buckets.retain(|&prefix, bucket| {
+            let bucket = Arc::make_mut(bucket);
+            bucket.0.retain_mut(|(first, chunk)| {
+                let chunk = Arc::make_mut(chunk);
+                chunk.retain(|entry| stays(join(prefix, entry.suffix())));
+                if chunk.len() < chunk.capacity() / 2 {
+                    chunk.shrink_to_fit();
+                }
+                len += chunk.len() as u64;
+                chunk.first().map(|entry| *first = entry.suffix()).is_some()
+            });
+            !bucket.0.is_empty()
+        });
+        self.len = len;
     }
 
     /// Takes over a whole bucket as an `.index` file has it: suffixes in ascending order, and their
@@ -140,7 +159,7 @@ impl Bucket {
             return true;
         };
         let chunk = Arc::make_mut(chunk);
-        match chunk.binary_search_by_key(&entry.suffix(), |entry| entry.suffix()) {
+        match search(chunk, *first, entry.suffix()) {
             Ok(found) => {
                 if let Some(old) = chunk.get_mut(found) {
                     *old = entry;
@@ -176,7 +195,7 @@ impl Bucket {
         let Some((first, chunk)) = self.0.get_mut(at) else {
             return false;
         };
-        let Ok(found) = chunk.binary_search_by_key(&suffix, |entry| entry.suffix()) else {
+        let Ok(found) = search(chunk, *first, suffix) else {
             return false;
         };
         let chunk = Arc::make_mut(chunk);
@@ -212,6 +231,20 @@ impl Entry {
 
     fn position(self) -> u64 {
         self.0 & (POSITION_LIMIT - 1)
+    }
+}
+
+/// Where `suffix` is in a chunk that begins with `first`, or belongs.
+///
+/// No suffix comes twice, so it is at most as far behind as it is larger: just so far where none is missing.
+fn search(chunk: &[Entry], first: u16, suffix: u16) -> Result<usize, usize> {
+    let farthest = usize::from(suffix.saturating_sub(first));
+    match chunk.get(farthest) {
+        Some(entry) if entry.suffix() == suffix => Ok(farthest),
+        _ => {
+            let before = chunk.get(..farthest).unwrap_or(chunk);
+            before.binary_search_by_key(&suffix, |entry| entry.suffix())
+        }
     }
 }
 
@@ -274,7 +307,16 @@ mod tests {
                 prop_assert_eq!(index.first_from(Oid(oid)), first);
             }
             let all: Vec<_> = index.buckets().flat_map(|(prefix, entries)| entries.map(move |(suffix, position)| (join(prefix, suffix).0, position))).collect();
-            prop_assert_eq!(all, model.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(all, model.clone().into_iter().collect::<Vec<_>>());
+            let snapshot = index.clone();
+            index.retain(|oid| oid.0 % 3 == 1);
+            prop_assert_eq!(snapshot.len(), model.len() as u64);
+            model.retain(|oid, _| oid % 3 == 1);
+            prop_assert_eq!(index.len(), model.len() as u64);
+            prop_assert_eq!(index.last_oid(), model.keys().last().map(|&oid| Oid(oid)));
+            for (&oid, &position) in &model {
+                prop_assert_eq!(index.first_from(Oid(oid.saturating_sub(2))), Some((Oid(oid), position)));
+            }
         }
     }
 
@@ -298,6 +340,8 @@ mod tests {
             dense.insert(Oid(oid), oid * 1000);
         }
         assert!(dense.heap_bytes() < 9 * 300_000, "{} bytes", dense.heap_bytes());
+        dense.retain(|oid| oid.0 % 1000 < 300);
+        assert!(dense.heap_bytes() < 12 * 90_000, "{} bytes", dense.heap_bytes());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(super) use crate::storage::disk::{io_error, sync_directory_of, with_suffix};
 use crate::storage::{Result, StorageError};
 
 /// What a data file must be able to do.
@@ -75,6 +76,11 @@ impl DataFile {
         &self.path
     }
 
+    /// The same file, which is going to have another name.
+    pub fn renamed(self, path: PathBuf) -> Self {
+        Self { path, ..self }
+    }
+
     /// As many bytes as the file has there, at most `buffer.len()`.
     pub fn read_at(&self, buffer: &mut [u8], position: u64) -> Result<usize> {
         self.raw.read_at(buffer, position).map_err(|source| self.error("read", source))
@@ -132,8 +138,11 @@ impl DataFile {
 pub(super) struct Window {
     file: Arc<DataFile>,
     limit: u64,
+    read_ahead: u64,
     buffer: Vec<u8>,
+    /// Where the buffer begins in the file, and how much of it is filled.
     start: u64,
+    filled: usize,
 }
 
 impl Window {
@@ -141,11 +150,21 @@ impl Window {
     const READ_AHEAD: u64 = 64 * 1024;
 
     pub fn new(file: Arc<DataFile>, limit: u64) -> Self {
-        Self { file, limit, buffer: Vec::new(), start: 0 }
+        Self { file, limit, read_ahead: Self::READ_AHEAD, buffer: Vec::new(), start: 0, filled: 0 }
+    }
+
+    /// Reads this much at a time from now on.
+    pub fn set_read_ahead(&mut self, bytes: u64) {
+        self.read_ahead = bytes;
     }
 
     pub fn file(&self) -> &Arc<DataFile> {
         &self.file
+    }
+
+    /// Where what may be read ends.
+    pub fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// The `len` bytes at `position`.
@@ -154,12 +173,15 @@ impl Window {
         let Some(end) = end else {
             return Err(self.file.corrupted(position, "a length leads beyond the end of the file"));
         };
-        if position < self.start || end > self.start + self.buffer.len() as u64 {
-            let wanted = len.max(Self::READ_AHEAD).min(self.limit - position);
-            self.buffer.clear();
-            self.buffer.resize(in_memory(wanted), 0);
+        if position < self.start || end > self.start + self.filled as u64 {
+            let wanted = in_memory(len.max(self.read_ahead).min(self.limit - position));
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
+            }
             self.start = position;
-            self.file.read_exact_at(&mut self.buffer, position)?;
+            self.filled = 0;
+            self.file.read_exact_at(self.buffer.get_mut(..wanted).unwrap_or_default(), position)?;
+            self.filled = wanted;
         }
         let offset = in_memory(position - self.start);
         let bytes = self.buffer.get(offset..offset + in_memory(len));
@@ -195,16 +217,6 @@ pub(super) fn replace_durably(
     })
 }
 
-/// Makes the creation, renaming or removal of `path` durable.
-pub(super) fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(|source| io_error("sync the directory", directory, source))
-}
-
 /// Whether `path` names the file with this device and inode. Of a file that is open these are not given to another.
 pub(super) fn names(path: &Path, identity: (u64, u64)) -> Result<bool> {
     match path.metadata() {
@@ -212,15 +224,4 @@ pub(super) fn names(path: &Path, identity: (u64, u64)) -> Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(io_error("look at", path, source)),
     }
-}
-
-/// `path` with `suffix` appended to its last component.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> StorageError {
-    StorageError::Io { action, path: path.to_path_buf(), source }
 }

@@ -10,13 +10,19 @@
 //!   compared with the data, made anew
 //! - `read`, `iterate`: revisions of one object; transactions in file order
 //! - `commit`, `undo`, `oids`: writing; the oids for it
+//! - `pack`: a new file without what nobody needs
 //!
 //! # Locks
 //!
 //! `state` (index, end, last tid) is held for the time of a look-up or of publishing one transaction, never
 //! across I/O. `writing` says whether a transaction is active, and why none may be. `oids` is held while
 //! a batch of oids is made durable, `saving` while `Data.fs.index` is written: neither is needed to read or
-//! to finish a transaction. `saving` comes before `state` and `writing`; else none is taken under another.
+//! to finish a transaction. `saving` and `oids` come before `state` and `writing`; else none is taken under another.
+//!
+//! Whoever asks whether the path still names the open file must not meet the pack that is just putting another one there.
+//! A transaction cannot: it has the one place that the last step of a pack takes as well. Saving the index is suspended
+//! meanwhile. Oids are given out at any time, so a pack holds `oids` from before the first rename until the new file is
+//! what everybody sees.
 
 mod commit;
 mod format;
@@ -29,6 +35,7 @@ mod iterate;
 mod lock;
 mod oids;
 mod open;
+mod pack;
 mod read;
 mod scan;
 mod undo;
@@ -54,10 +61,11 @@ use self::oids::Oids;
 use self::read::View;
 use crate::ids::{Oid, Tid};
 use crate::storage::{
-    Begin, Capabilities, Commit, CurrentRecord, Invalidations, Result, Revision, Storage, StorageError,
-    TransactionSummary, Transactions, must_be_loadable,
+    Begin, Capabilities, Commit, CurrentRecord, Invalidations, PackHost, PackReport, PackRequest, Result, Revision,
+    Storage, StorageError, TransactionSummary, Transactions, must_be_loadable,
 };
 use crate::sync::{Mutex, RwLock};
+use crate::sys;
 
 /// How to open a data file.
 #[derive(Clone, Debug)]
@@ -75,12 +83,25 @@ pub struct Options {
     pub pack_gc: bool,
     /// Whether a pack keeps the old file as `Data.fs.old`.
     pub pack_keep_old: bool,
+    /// Objects that a pack keeps, with all they refer to, beside those that the root refers to.
+    pub pack_extra_roots: Vec<Oid>,
+    /// How many bytes a pack may read or write in a second.
+    pub pack_rate: Option<u64>,
 }
 
 impl Options {
     /// The original's defaults for a data file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), read_only: false, create: false, quota: None, pack_gc: true, pack_keep_old: true }
+        Self {
+            path: path.into(),
+            read_only: false,
+            create: false,
+            quota: None,
+            pack_gc: true,
+            pack_keep_old: true,
+            pack_extra_roots: Vec::new(),
+            pack_rate: None,
+        }
     }
 }
 
@@ -89,6 +110,7 @@ pub struct FileStorage {
     name: String,
     read_only: bool,
     quota: Option<u64>,
+    packing: pack::Settings,
     clock: fn() -> SystemTime,
     state: RwLock<Option<State>>,
     writing: Mutex<Writing>,
@@ -114,6 +136,8 @@ struct Writing {
     active: bool,
     /// The last tid given, also to a transaction that was aborted since.
     last_given: Tid,
+    /// Up to which transaction a pack goes that is under way.
+    packing: Option<Tid>,
     /// Why there may be no more writes.
     poisoned: Option<String>,
 }
@@ -122,6 +146,8 @@ struct Writing {
 struct Saving {
     /// Where the data file ended when the index was last saved, or could not be.
     end: u64,
+    /// A pack is about to put another file in the place of the data file.
+    suspended: bool,
 }
 
 /// Saving the index costs about eight bytes for each object, not saving it the reading of all that was written since.
@@ -131,6 +157,9 @@ impl FileStorage {
     /// Writes `Data.fs.index` as of now. Commits and loads go on meanwhile.
     pub fn save_index(&self) -> Result<()> {
         let mut saving = self.saving.lock();
+        if saving.suspended {
+            return Ok(());
+        }
         let Ok(lock) = self.held_lock() else {
             return Ok(());
         };
@@ -254,6 +283,8 @@ impl FileStorage {
 
     /// Makes sure that the paths of the data file and of its lock name the files that are open. Once they do not,
     /// another server may start, and would write the same file, or another one.
+    ///
+    /// Only for those who keep a pack from putting a new file there meanwhile: see the locks of this module.
     fn check_place(&self, lock: &LockFile, file: &DataFile) -> Result<()> {
         let path = file.path().display();
         if !file.is_at_path()? {
@@ -383,9 +414,11 @@ impl Storage for FileStorage {
 
     fn new_oids(&self, count: usize) -> Result<Vec<Oid>> {
         let lock = self.held_lock()?;
+        // No pack moves the file from here on.
+        let mut oids = self.oids.lock();
         // Another server may be giving out the same ones.
         self.check_place(&lock, &self.view()?.file)?;
-        self.oids.lock().take(count)
+        oids.take(count)
     }
 
     fn begin(self: Arc<Self>, begin: Begin) -> Result<Box<dyn Commit>> {
@@ -395,6 +428,13 @@ impl Storage for FileStorage {
     /// Saves the index while the server runs, so that one that is killed reads little at its next start.
     fn maintain(&self) -> Result<()> {
         if self.index_is_stale() { self.save_index() } else { Ok(()) }
+    }
+
+    fn pack(self: Arc<Self>, request: &PackRequest, host: &mut dyn PackHost) -> Result<PackReport> {
+        let packed = self.pack_in(request, host, &pack::System);
+        // The old index was freed, chunk by chunk, and what the marking had.
+        sys::return_free_memory();
+        packed
     }
 
     fn close(&self) -> Result<()> {

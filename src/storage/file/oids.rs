@@ -26,9 +26,8 @@ use crate::storage::{Result, StorageError};
 /// Oids reserved by one durable write.
 const BATCH: u64 = 10_000;
 const INTRODUCTION: &str = "zeolite oids 1 ";
-/// The largest mark that is believed. Nothing but damage makes a higher one, and to believe it would leave
-/// no oids.
-const MARK_LIMIT: u64 = 1 << 63;
+/// The largest mark that is written, and believed: no oid could come after a higher one.
+const MARK_LIMIT: u64 = u64::MAX - BATCH;
 
 /// The source of fresh oids.
 pub(super) struct Oids {
@@ -54,7 +53,7 @@ impl Oids {
 
     /// `count` oids that nobody has had.
     pub fn take(&mut self, count: usize) -> Result<Vec<Oid>> {
-        let last = self.last.checked_add(count as u64).filter(|last| last.checked_add(BATCH).is_some());
+        let last = self.last.checked_add(count as u64).filter(|&last| last <= MARK_LIMIT - BATCH);
         let last = last.ok_or_else(|| StorageError::Refused("no oids are left".to_owned()))?;
         if last > self.mark {
             self.write_mark(last + BATCH)?;
@@ -67,6 +66,11 @@ impl Oids {
     /// `oid` was stored: those handed out later come after it.
     pub fn raise(&mut self, oid: Oid) {
         self.last = self.last.max(oid.0);
+    }
+
+    /// Makes the mark as high as every oid that was handed out or stored, since the largest ones may leave the index.
+    pub fn remember(&mut self) -> Result<()> {
+        if self.mark < self.last && self.last <= MARK_LIMIT { self.write_mark(self.last) } else { Ok(()) }
     }
 
     /// Gives back what was reserved and not handed out.
@@ -101,7 +105,7 @@ fn read_mark(path: &Path) -> Option<u64> {
 fn parse_mark(content: &[u8]) -> Option<u64> {
     let digits = str::from_utf8(content).ok()?.strip_prefix(INTRODUCTION)?.strip_suffix('\n')?;
     let mark = u64::from_str_radix(digits, 16).ok()?;
-    (digits.len() == 16 && mark < MARK_LIMIT).then_some(mark)
+    (digits.len() == 16 && mark <= MARK_LIMIT).then_some(mark)
 }
 
 #[cfg(test)]
@@ -144,6 +148,30 @@ mod tests {
             assert_eq!(oids.take(1).expect("oids"), [Oid(70_001)]);
             oids.raise(Oid(u64::MAX));
             assert!(matches!(oids.take(1), Err(StorageError::Refused(_))));
+        });
+    }
+
+    #[test]
+    fn every_mark_that_is_written_is_believed() {
+        for (stored, there_are_more) in [(1 << 63, true), (MARK_LIMIT, false)] {
+            in_directory(|data_file| {
+                let mut oids = Oids::open(data_file, Oid(7));
+                oids.raise(Oid(stored));
+                oids.remember().expect("oids");
+                let given = oids.take(1);
+                drop(oids);
+                let later = Oids::open(data_file, Oid(7)).take(1);
+                assert_eq!((given.is_ok(), later.is_ok()), (there_are_more, there_are_more));
+                assert!(later.is_err() || later.ok() > given.ok(), "{stored}");
+            });
+        }
+        in_directory(|data_file| {
+            let mut oids = Oids::open(data_file, Oid(7));
+            let given = oids.take(1).expect("oids");
+            oids.raise(Oid(u64::MAX));
+            oids.remember().expect("oids");
+            // Once it has left the index, there are oids again, and no others twice.
+            assert!(Oids::open(data_file, Oid(7)).take(1).expect("oids") > given);
         });
     }
 

@@ -17,7 +17,7 @@ use super::lock::LockFile;
 use super::oids::Oids;
 use super::read::View;
 use super::scan::scan;
-use super::{FileStorage, Options, Saving, State, Writing};
+use super::{FileStorage, Options, Saving, State, Writing, pack};
 use crate::ids::{Oid, Tid};
 use crate::storage::{Result, StorageError};
 use crate::sync::{Mutex, RwLock};
@@ -45,6 +45,9 @@ impl FileStorage {
             return Err(StorageError::Refused("can't create a read-only file".to_owned()));
         }
         let lock = if read_only { None } else { Some(Arc::new(LockFile::acquire(path)?)) };
+        if !read_only {
+            pack::recover(path)?;
+        }
         let raw = wrap(open_file(path, read_only, create)?);
         let file = Arc::new(DataFile::new(raw, path.clone()));
         check_magic(&file, read_only)?;
@@ -56,10 +59,17 @@ impl FileStorage {
             name: options.path.to_string_lossy().into_owned(),
             read_only,
             quota,
+            packing: pack::Settings::of(options),
             clock,
-            writing: Mutex::new(Writing { lock, active: false, last_given: state.last_tid, poisoned: None }),
+            writing: Mutex::new(Writing {
+                lock,
+                active: false,
+                last_given: state.last_tid,
+                packing: None,
+                poisoned: None,
+            }),
             oids: Mutex::new(Oids::open(path, largest)),
-            saving: Mutex::new(Saving { end: saved_end }),
+            saving: Mutex::new(Saving { end: saved_end, suspended: false }),
             state: RwLock::new(Some(state)),
             opened: how,
         })

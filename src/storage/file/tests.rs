@@ -18,12 +18,12 @@ use crate::storage::battery::battery;
 battery!(
     file,
     |directory: &Path| Arc::new(open(&directory.join("Data.fs"))),
-    [reading, committing, iterating, threads, deleting, reopening, restoring, undoing, walking]
+    [reading, committing, iterating, threads, deleting, reopening, restoring, undoing, walking, packing]
 );
 
 const ROOT: Oid = Oid::ZERO;
 
-fn open(path: &Path) -> FileStorage {
+pub(super) fn open(path: &Path) -> FileStorage {
     FileStorage::open(&Options::new(path)).expect("open the data file")
 }
 
@@ -32,33 +32,33 @@ fn open_read_only(path: &Path) -> Result<FileStorage> {
 }
 
 /// A data file in a directory of its own.
-struct Place {
+pub(super) struct Place {
     directory: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { directory: TempDir::new().expect("make a directory") }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.directory.path().join("Data.fs")
     }
 
-    fn open(&self) -> Arc<FileStorage> {
+    pub(super) fn open(&self) -> Arc<FileStorage> {
         Arc::new(open(&self.path()))
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         std::fs::read(self.path()).expect("read the data file")
     }
 
-    fn put(&self, bytes: &[u8]) {
+    pub(super) fn put(&self, bytes: &[u8]) {
         std::fs::write(self.path(), bytes).expect("write the data file");
     }
 
     /// The names of all files, sorted.
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.directory.path()).expect("list the directory");
         let mut names: Vec<_> =
             entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
@@ -67,7 +67,7 @@ impl Place {
     }
 }
 
-struct Direct;
+pub(super) struct Direct;
 
 impl Publisher for Direct {
     fn publish(&mut self, _tid: Tid, install: &mut dyn FnMut()) {
@@ -75,11 +75,11 @@ impl Publisher for Direct {
     }
 }
 
-fn begin(storage: &Arc<FileStorage>) -> Box<dyn Commit> {
+pub(super) fn begin(storage: &Arc<FileStorage>) -> Box<dyn Commit> {
     Arc::clone(storage).begin(Begin::default()).expect("begin")
 }
 
-fn voted(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Result<Box<dyn Commit>> {
+pub(super) fn voted(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Result<Box<dyn Commit>> {
     let serial = storage.current_tid(oid).unwrap_or(Tid::ZERO);
     let mut commit = Arc::clone(storage).begin(Begin::default())?;
     commit.store(oid, serial, data)?;
@@ -87,15 +87,15 @@ fn voted(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Result<Box<dyn Co
     Ok(commit)
 }
 
-fn try_store(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Result<Tid> {
+pub(super) fn try_store(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Result<Tid> {
     voted(storage, oid, data)?.finish(&mut Direct)
 }
 
-fn store(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Tid {
+pub(super) fn store(storage: &Arc<FileStorage>, oid: Oid, data: &[u8]) -> Tid {
     try_store(storage, oid, data).expect("commit")
 }
 
-fn data(storage: &FileStorage, oid: Oid) -> Vec<u8> {
+pub(super) fn data(storage: &FileStorage, oid: Oid) -> Vec<u8> {
     let revision = storage.load_before(oid, Tid::MAX).expect("load");
     revision.expect("older than the latest tid").data.to_vec()
 }

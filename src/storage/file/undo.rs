@@ -17,16 +17,20 @@ use super::format::{DataHeader, STATUS_COMMITTED, STATUS_PACKED};
 use super::io::Window;
 use super::read::{HEAD_READ, data_header_within};
 use crate::ids::{Oid, Tid};
-use crate::storage::{Result, StorageError, TransactionSummary, UndoFailure};
+use crate::storage::{Result, StorageError, TransactionSummary, UndoFailure, Undone};
 
 /// The original looks for transactions only as long as they end at or behind this position. An empty first
 /// transaction may end before it, and is not found.
 const SEARCH_LIMIT: u64 = 39;
 
 impl FileCommit {
-    pub(super) fn undo_transaction(&mut self, tid: Tid) -> Result<Vec<Oid>> {
+    pub(super) fn undo_transaction(&mut self, tid: Tid) -> Result<Vec<Undone>> {
         let start = self.find_transaction(tid)?.ok_or_else(|| refusal(None, "Invalid transaction id"))?;
         let (header, _) = self.view.transaction(start)?;
+        // It is about to become a packed one. To undo it could bring back references to what is being left out.
+        if self.storage.is_being_packed(tid) {
+            return Err(refusal(None, "Undo is currently disabled for database maintenance.<p>"));
+        }
         if header.status != STATUS_COMMITTED {
             return Err(refusal(None, "non-undoable transaction"));
         }
@@ -55,11 +59,29 @@ impl FileCommit {
         }
         if failures.is_empty() {
             self.positions.extend(positions);
-            return Ok(undone);
+            return undone.into_iter().map(|oid| self.undone(oid)).collect();
         }
         let mut failures: Vec<_> = failures.into_values().collect();
         failures.sort_by_key(|(position, _)| *position);
         Err(StorageError::MultipleUndo(failures.into_iter().map(|(_, failure)| failure).collect()))
+    }
+
+    /// What has become of an object that this transaction undid.
+    fn undone(&mut self, oid: Oid) -> Result<Undone> {
+        let own = self.positions.get(&oid).copied().unwrap_or(0);
+        let mut position = match self.own_state(own)? {
+            OwnState::Data(_) => return Ok(Undone { oid, source: Some(self.tid) }),
+            OwnState::Back(back) => back,
+        };
+        let mut buffer = [0; HEAD_READ];
+        while position != 0 {
+            let head = self.view.head(position, oid, &mut buffer)?;
+            if head.header.data_len > 0 {
+                return Ok(Undone { oid, source: Some(head.header.tid) });
+            }
+            position = head.back;
+        }
+        Ok(Undone { oid, source: None })
     }
 
     /// Writes what takes back one record; answers where.

@@ -1,0 +1,5 @@
+//! See `zeolite::admin::zeopack`.
+
+fn main() -> std::process::ExitCode {
+    zeolite::admin::zeopack::main()
+}

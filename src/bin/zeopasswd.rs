@@ -1,0 +1,5 @@
+//! See `zeolite::admin::zeopasswd`.
+
+fn main() -> std::process::ExitCode {
+    zeolite::admin::zeopasswd::main()
+}

@@ -1,0 +1,179 @@
+//! The tree of files below a blob directory, in which clients with a shared directory may write as well.
+//!
+//! No link is followed below the base, and nothing but regular files is opened: what a client puts there must not lead
+//! the server to its other files, nor make it wait for what a pipe has to say.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt::Debug;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat};
+use rustix::io::Errno;
+
+use crate::storage::disk::io_error;
+use crate::storage::{Result, StorageError};
+use crate::sync::Mutex;
+
+/// The one step that nobody misses when it is left out, so that a test can watch it, or make it fail.
+pub(super) trait Durable: Debug + Send + Sync {
+    /// Returns when a file, or the names in a directory, would survive a power failure.
+    fn sync(&self, file: &File, path: &Path) -> io::Result<()>;
+}
+
+/// The disk as the system has it.
+#[derive(Debug)]
+struct Disk;
+
+impl Durable for Disk {
+    fn sync(&self, file: &File, _path: &Path) -> io::Result<()> {
+        file.sync_all()
+    }
+}
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// All that is below a blob directory. Paths begin with that of the directory.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub base: PathBuf,
+    pub durable: Box<dyn Durable>,
+    /// The uploads of clients that have become the content of a transaction.
+    pub adopted: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Tree {
+    pub fn new(base: PathBuf) -> Self {
+        Self { base, durable: Box::new(Disk), adopted: Mutex::default() }
+    }
+
+    /// Opens a directory. That there is a link on the way is an error like any other, see [`is_misleading`].
+    pub fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.walk(path, None)
+    }
+
+    /// Opens a directory, and makes those on the way that are missing. `made` tells which.
+    pub fn make_directory(&self, path: &Path, made: &mut Vec<PathBuf>) -> io::Result<OwnedFd> {
+        self.walk(path, Some(made))
+    }
+
+    fn walk(&self, path: &Path, mut made: Option<&mut Vec<PathBuf>>) -> io::Result<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut directory = OwnedFd::from(File::open(&self.base)?);
+        let mut reached = self.base.clone();
+        for name in path.strip_prefix(&self.base).map_err(io::Error::other)? {
+            reached.push(name);
+            let mut opened = openat(&directory, name, flags, Mode::empty());
+            if let (Err(Errno::NOENT), Some(made)) = (&opened, &mut made) {
+                match mkdirat(&directory, name, Mode::from_raw_mode(0o777)) {
+                    Ok(()) => made.push(reached.clone()),
+                    // A client with a shared directory was faster.
+                    Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                opened = openat(&directory, name, flags, Mode::empty());
+            }
+            directory = opened?;
+        }
+        Ok(directory)
+    }
+
+    /// Opens a regular file for reading.
+    pub fn open(&self, path: &Path) -> io::Result<(File, Metadata)> {
+        let (directory, name) = self.locate(path)?;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(&directory, name, flags, Mode::empty())?);
+        let metadata = file.metadata()?;
+        // As the system says of a link.
+        if metadata.is_file() { Ok((file, metadata)) } else { Err(Errno::LOOP.into()) }
+    }
+
+    /// Which file has a name; a link is itself one.
+    pub fn identity(&self, path: &Path) -> io::Result<Identity> {
+        let (directory, name) = self.locate(path)?;
+        let stat = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Identity { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Renames, but not to a name that is taken.
+    pub fn rename_to_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let ((from_directory, from), (to_directory, to)) = (self.locate(from)?, self.locate(to)?);
+        match renameat_with(&from_directory, from, &to_directory, to, RenameFlags::NOREPLACE) {
+            // The file system cannot do it in one step. It need not: all names are given under one lock, in a directory
+            // that is one storage's own.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                match statat(&to_directory, to, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => Ok(renameat(&from_directory, from, &to_directory, to)?),
+                    taken => Err(taken.err().unwrap_or(Errno::EXIST).into()),
+                }
+            }
+            renamed => Ok(renamed?),
+        }
+    }
+
+    /// Gives a file a second name.
+    pub fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let ((from_directory, from), (to_directory, to)) = (self.locate(from)?, self.locate(to)?);
+        Ok(linkat(&from_directory, from, &to_directory, to, AtFlags::empty())?)
+    }
+
+    /// Removes a name.
+    pub fn remove(&self, path: &Path) -> io::Result<()> {
+        let (directory, name) = self.locate(path)?;
+        Ok(unlinkat(&directory, name, AtFlags::empty())?)
+    }
+
+    /// Makes the names in a directory durable.
+    pub fn sync_directory(&self, path: &Path) -> Result<()> {
+        let synced = self.directory(path).and_then(|directory| self.durable.sync(&File::from(directory), path));
+        synced.map_err(|source| io_error("sync the directory", path, source))
+    }
+
+    /// Refuses to work with a `tmp` from which files could not be renamed: they would have to be copied when their
+    /// transaction may not fail any more.
+    pub fn check_temporary(&self, temporary: &Path) -> Result<()> {
+        let unreadable = |source| io_error("look at", temporary, source);
+        let found = temporary.symlink_metadata().map_err(unreadable)?;
+        let base = self.base.metadata().map_err(unreadable)?;
+        // A mount point in between is noticed before the system looks for the name.
+        let nothing = "zeolite-upload-";
+        let renamed = std::fs::rename(temporary.join(nothing), self.base.join(nothing));
+        let is_elsewhere = renamed.is_err_and(|error| error.kind() == io::ErrorKind::CrossesDevices);
+        if !found.is_dir() || found.dev() != base.dev() || is_elsewhere {
+            return Err(StorageError::Refused(format!(
+                "{} must be a directory on the file system of {}, and no link: content waits there until it is renamed. \
+                 Move it there, or remove it while no server runs",
+                temporary.display(),
+                self.base.display()
+            )));
+        }
+        Ok(())
+    }
+
+    fn locate<'a>(&self, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
+        let (parent, name) = path.parent().zip(path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.directory(parent)?, name))
+    }
+}
+
+/// Whether a path did not lead to a regular file, but to or through a link, or to something else.
+pub(super) fn is_misleading(error: &io::Error) -> bool {
+    // A socket cannot be opened.
+    matches!(Errno::from_io_error(error), Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO))
+}
