@@ -9,10 +9,23 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import remote_json
 from subject import PATIENCE_S, Address, environment_python
 
 HERE = Path(__file__).resolve().parent
 GENERATIONS = ("zeo6", "zeo5")
+# What has worked with ZEO servers over twenty years, oldest first: environments of scripts/legacy-envs, then those above.
+LEGACY_GENERATIONS = (
+    "zodb3-3.7.2",
+    "zodb3-3.8.6",
+    "zodb3-3.9.7",
+    "zodb3-3.10.7",
+    "zeo-4.3.1-py27",
+    "zeo-4.3.1-py36",
+    "zeo-5.1.2-py27",
+    "zeo-5.4.1-py27",
+)
+ALL_GENERATIONS = (*LEGACY_GENERATIONS, "zeo5", "zeo6")
 
 
 class RemoteError(Exception):
@@ -34,13 +47,16 @@ class RemoteError(Exception):
 class Worker:
     """A client process. Its scenarios run one at a time; several workers run at once."""
 
+    script = "client_worker.py"
+    scenarios = "scenarios"
+
     def __init__(self, generation: str, log: Path) -> None:
         self.generation = generation
         self.log = log
-        environment = dict(os.environ, PYTHONPATH=str(HERE), PYTHONHASHSEED="0")
+        environment = dict(os.environ, PYTHONPATH=str(HERE), PYTHONHASHSEED="0", PYTHONDONTWRITEBYTECODE="1")
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [str(environment_python(generation)), str(HERE / "client_worker.py")],
+                [str(environment_python(generation)), str(HERE / self.script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -50,8 +66,8 @@ class Worker:
 
     def start(self, target: str, *args: Any, **kwargs: Any) -> None:
         """Starts a scenario, to be ended by `result`."""
-        module = "" if "." in target else "scenarios."
-        pickle.dump((module + target, args, kwargs), self.process.stdin)
+        module = "" if "." in target else f"{self.scenarios}."
+        self._send((module + target, args, kwargs))
         self.process.stdin.flush()
         self._pending += 1
 
@@ -65,7 +81,7 @@ class Worker:
         ready, _, _ = select.select([self.process.stdout], [], [], patience_s)
         if not ready:
             raise TimeoutError(f"a {self.generation} client did not answer; its log:\n{self.log_tail()}")
-        ok, value = pickle.load(self.process.stdout)
+        ok, value = self._receive()
         self._pending -= 1
         if ok:
             return value
@@ -75,6 +91,12 @@ class Worker:
         """Runs a scenario to its end. `target` is a function of scenarios.py, or module.function."""
         self.start(target, *args, **kwargs)
         return self.result()
+
+    def _send(self, request: tuple) -> None:
+        pickle.dump(request, self.process.stdin)
+
+    def _receive(self) -> tuple[bool, Any]:
+        return pickle.load(self.process.stdout)
 
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
@@ -94,21 +116,36 @@ class Worker:
         self.process.wait()
 
 
+class LegacyWorker(Worker):
+    """A client process of any generation and any Python, with the scenarios that all of them understand."""
+
+    script = "legacy_worker.py"
+    scenarios = "legacy_scenarios"
+
+    def _send(self, request: tuple) -> None:
+        self.process.stdin.write(remote_json.dumps(request))
+
+    def _receive(self) -> tuple[bool, Any]:
+        ok, value = remote_json.loads(self.process.stdout.readline())
+        return ok, value
+
+
 class Pool:
     """Worker processes that serve one test after the other: importing ZODB takes longer than most tests."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._idle: dict[str, list[Worker]] = {generation: [] for generation in GENERATIONS}
+        self._idle: dict[tuple[str, type[Worker]], list[Worker]] = {}
         self._busy: list[Worker] = []
         self._count = 0
 
-    def take(self, generation: str) -> Worker:
-        if self._idle[generation]:
-            worker = self._idle[generation].pop()
+    def take(self, generation: str, kind: type[Worker] = Worker) -> Worker:
+        idle = self._idle.setdefault((generation, kind), [])
+        if idle:
+            worker = idle.pop()
         else:
             self._count += 1
-            worker = Worker(generation, self.directory / f"{generation}-{self._count}.log")
+            worker = kind(generation, self.directory / f"{generation}-{self._count}.log")
         self._busy.append(worker)
         return worker
 
@@ -117,7 +154,7 @@ class Pool:
         busy, self._busy = self._busy, []
         for worker in busy:
             if worker.reset():
-                self._idle[worker.generation].append(worker)
+                self._idle[worker.generation, type(worker)].append(worker)
             else:
                 worker.kill()
 
@@ -129,13 +166,16 @@ class Pool:
 class Clients:
     """Opens clients of one generation on one server."""
 
-    def __init__(self, pool: Pool, generation: str, address: Address | None = None) -> None:
+    def __init__(
+        self, pool: Pool, generation: str, address: Address | None = None, kind: type[Worker] = Worker
+    ) -> None:
         self._pool = pool
+        self._kind = kind
         self.generation = generation
         self.address = address
 
     def worker(self) -> Worker:
-        return self._pool.take(self.generation)
+        return self._pool.take(self.generation, self._kind)
 
     def storage(self, address: Address | None = None, **options: Any) -> Worker:
         """A worker with an open ClientStorage."""

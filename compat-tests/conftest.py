@@ -1,10 +1,13 @@
 """Fixtures: servers, raw clients, real clients.
 
 - `server`: a server with one FileStorage, shared by the tests of a module as long as they leave it well.
-  For tests that keep to objects of their own.
+  For tests that keep to objects of their own. A module may have arguments for it in `SERVER`.
 - `make_server`: servers of one's own, configured at will; restarted, killed.
 - `encoding`: pickle or msgpack, a parameter of every test that talks to `server`.
 - `raw`: opens raw clients. `clients`: opens real clients, by default on `server`; a parameter over generations.
+- `generation_under_test`: one of all the generations since ZODB 3.7, on a server that can serve it; its outcome goes into the table of
+  docs/COMPAT.md under the name that the test's mark `feature` gives.
+- `blob_clients`: opens real clients with a blob directory, that of the server or one of their own: a parameter, too.
 
 After each test the log of every server it had is scanned. COMPAT_LONG=1 runs the long forms too.
 """
@@ -14,10 +17,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clients import GENERATIONS, Clients, Pool
+from blobs import SHARINGS, BlobClients
+from clients import ALL_GENERATIONS, GENERATIONS, Clients, Pool
+from generations import Generation, record
 from rawzeo import RawClient
 from subject import SUBJECT, Server, runzeo_command
 
@@ -58,14 +64,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 class SharedServers:
     """The running servers of one module, by encoding."""
 
-    def __init__(self, factory: pytest.TempPathFactory) -> None:
+    def __init__(self, factory: pytest.TempPathFactory, options: dict[str, Any]) -> None:
         self._factory = factory
+        self._options = options
         self._servers: dict[str, Server] = {}
 
     def get(self, encoding: str) -> Server:
         if encoding not in self._servers:
             directory = self._factory.mktemp(f"server-{encoding}")
-            self._servers[encoding] = Server(directory, msgpack=encoding == "msgpack").start()
+            self._servers[encoding] = Server(directory, msgpack=encoding == "msgpack", **self._options).start()
         return self._servers[encoding]
 
     def drop(self, encoding: str) -> None:
@@ -77,8 +84,8 @@ class SharedServers:
 
 
 @pytest.fixture(scope="module")
-def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServers]:
-    servers = SharedServers(tmp_path_factory)
+def shared_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServers]:
+    servers = SharedServers(tmp_path_factory, getattr(request.module, "SERVER", {}))
     yield servers
     servers.close()
 
@@ -163,3 +170,23 @@ def clients(client_processes: Pool, generation: str, request: pytest.FixtureRequ
     """Opens real clients of one generation, by default on `server`."""
     server = request.getfixturevalue("server") if "server" in request.fixturenames else None
     return Clients(client_processes, generation, server.address if server else None)
+
+
+@pytest.fixture(params=SHARINGS)
+def blob_clients(clients: Clients, request: pytest.FixtureRequest, tmp_path: Path) -> BlobClients:
+    """Opens real clients with a blob directory."""
+    return BlobClients(clients, request.param, tmp_path)
+
+
+@pytest.fixture(params=ALL_GENERATIONS)
+def generation_under_test(
+    client_pool: Pool, make_server: Callable[..., Server], request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Generation]:
+    """One generation of real clients, with the servers it can talk to."""
+    feature = request.node.get_closest_marker("feature").args[0]
+    generation = Generation(request.param, client_pool, make_server, tmp_path)
+    yield generation
+    client_pool.end_test()
+    if request.node.stash.get(_FAILED, False):
+        generation.outcome = "no"
+    record(feature, request.param, request.node.name, generation.outcome)

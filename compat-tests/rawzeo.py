@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -85,7 +86,10 @@ class _PlainUnpickler(zodbpickle.Unpickler):
 
 
 def connect(address: Address) -> socket.socket:
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    if isinstance(address, str):
+        family = socket.AF_UNIX
+    else:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.settimeout(PATIENCE_S)
     sock.connect(address)
@@ -97,9 +101,13 @@ def connect(address: Address) -> socket.socket:
 class RawClient:
     """One connection. `received` keeps everything that came in, in order."""
 
-    def __init__(self, address: Address, *, answer: bytes | None = None) -> None:
+    def __init__(
+        self, address: Address, *, answer: bytes | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Connects and shakes hands; `answer` instead of echoing what the server announced."""
         self.sock = connect(address)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock)
         self.greeting = self.read_frame()
         self.answer = self.greeting if answer is None else answer
         self.received: list[Message] = []
@@ -123,7 +131,7 @@ class RawClient:
         while size:
             try:
                 chunk = self.sock.recv(min(size, 1 << 20))
-            except ConnectionError:
+            except (ConnectionError, ssl.SSLError):
                 chunk = b""
             if not chunk:
                 raise Closed
@@ -265,9 +273,9 @@ def registered(address: Address, storage: str = "1", read_only: bool = False) ->
     return client
 
 
-def ruok(address: Address) -> bytes:
+def ruok(address: Address, tls: ssl.SSLContext | None = None) -> bytes:
     """The answer to `ruok`, a JSON text."""
-    client = RawClient(address, answer=b"ruok")
+    client = RawClient(address, answer=b"ruok", tls=tls)
     try:
         answer = client.read_frame()
         client.wait_closed()

@@ -34,14 +34,21 @@ def environment_python(generation: str) -> Path:
     return TOP / "target" / "python" / generation / "bin" / "python"
 
 
-def runzeo_command(subject: str = SUBJECT) -> list[str]:
-    """The argv that starts the subject, without its switches."""
+def runzeo_command(subject: str = SUBJECT, environment: str = "zeo6") -> list[str]:
+    """The argv that starts the subject, without its switches; Python's from one of its environments."""
     if subject == "runzeo":
-        return [str(environment_python("zeo6")), "-m", "ZEO.runzeo"]
+        return [str(environment_python(environment)), "-m", "ZEO.runzeo"]
     binary = os.environ.get("ZEOLITE_BIN", str(TOP / "target" / "release" / "runzeo"))
     if not Path(binary).exists():
         raise FileNotFoundError(f"{binary} is missing: cargo build --release, or set ZEOLITE_BIN")
     return [binary]
+
+
+def zeopack_command() -> list[str]:
+    """The argv that starts the `zeopack` of the subject, which stands beside its server."""
+    if SUBJECT == "runzeo":
+        return [str(environment_python("zeo6").with_name("zeopack"))]
+    return [str(Path(runzeo_command("zeolite")[0]).with_name("zeopack"))]
 
 
 def wait_until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> object:
@@ -81,13 +88,18 @@ def filestorage(path: Path | str, name: str = "1", **keys: object) -> str:
     return section("filestorage", name, path=path, **keys)
 
 
-def section(kind: str, name: str = "", /, **keys: object) -> str:
-    """Any ZConfig section; underscores in key names become dashes."""
+def section(kind: str, name: str = "", /, inner: str = "", **keys: object) -> str:
+    """Any ZConfig section; underscores in key names become dashes. `inner` is a section within."""
     lines = [f"<{kind} {name}>" if name else f"<{kind}>"]
     for key, value in keys.items():
         text = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
         lines.append(f"  {key.replace('_', '-')} {text}")
-    return "\n".join([*lines, f"</{kind}>"])
+    return "\n".join([*lines, *inner.splitlines(), f"</{kind}>"])
+
+
+def blobstorage(inner: str, name: str = "1", blob_dir: Path | str = "blobs") -> str:
+    """A `<blobstorage>` section around the section of another storage."""
+    return section("blobstorage", name, inner=inner, blob_dir=blob_dir)
 
 
 class Server:
@@ -102,14 +114,25 @@ class Server:
         unix: bool = False,
         subject: str = SUBJECT,
         loglevel: str = "info",
+        blobs: bool = False,
+        umask: int = -1,
+        inner: str = "",
+        original: str = "zeo6",
         **zeo: object,
     ) -> None:
         self.directory = directory
         self.subject = subject
         self.msgpack = msgpack
         self.data_fs = directory / "Data.fs"
-        self.storages = storages if storages is not None else [filestorage(self.data_fs)]
+        self.blob_dir = directory / "blobs"
+        keys = {"blob_dir": self.blob_dir} if blobs else {}
+        self.storages = storages if storages is not None else [filestorage(self.data_fs, **keys)]
+        self.umask = umask
+        # The environment whose server Python's is; ours is always the same one.
+        self.original = original
         self.zeo = zeo
+        # More lines within <zeo>: sections, or keys that come again.
+        self.inner = inner
         self.loglevel = loglevel
         # Paths of Unix sockets are limited to about 100 bytes: pytest's own directories are too deep.
         self._socket_dir = tempfile.TemporaryDirectory(prefix="zc-") if unix else None
@@ -129,7 +152,8 @@ class Server:
     def conf(self) -> str:
         """The text of zeo.conf."""
         address = self.address if isinstance(self.address, str) else "%s:%d" % self.address
-        zeo = section("zeo", address=address, msgpack=self.msgpack, **self.zeo)
+        keys = {"msgpack": True} if self.msgpack else {}
+        zeo = section("zeo", inner=self.inner, address=address, **keys, **self.zeo)
         log = f"<eventlog>\n  level {self.loglevel}\n  <logfile>\n    path {self.log.path}\n  </logfile>\n</eventlog>"
         return "\n\n".join([zeo, *self.storages, log]) + "\n"
 
@@ -143,11 +167,12 @@ class Server:
             conf.write_text(self.conf())
             mark = self.log.size()
             self.process = subprocess.Popen(
-                [*runzeo_command(self.subject), "-C", str(conf)],
+                [*runzeo_command(self.subject, self.original), "-C", str(conf)],
                 stdin=subprocess.DEVNULL,
                 stdout=(self.directory / "stdout").open("ab"),
                 stderr=(self.directory / "stderr").open("ab"),
                 cwd=self.directory,
+                umask=self.umask,
             )
             if self._listens(mark):
                 return self

@@ -335,6 +335,17 @@ def test_check_config_opens_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout == f"address: ('', 8100)\nstorage '1': FileStorage {tmp_path}/Data.fs\n"
     assert os.listdir(tmp_path) == ["zeo.conf"]
+    conf.write_text(
+        "%define zeolite_pack_rate 50MB\n%define zeolite_pack_extra_roots 0x1234 1:0x5 main:0x6\n<zeo>\naddress 8100\n</zeo>\n"
+        "<filestorage>\npath a.fs\nread-only yes\n</filestorage>\n<filestorage Main>\npath b.fs\n</filestorage>\n"
+    )
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0
+    rate = "packed with at most 52428800 bytes/s"
+    assert done.stdout.splitlines()[1:] == [
+        f"storage '1': FileStorage a.fs, read-only, {rate}, packed from root 0x1234, too, packed from root 0x05, too",
+        f"storage 'main': FileStorage b.fs, {rate}, packed from root 0x1234, too, packed from root 0x06, too",
+    ]
     conf.write_text("<zeo>\n")
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2

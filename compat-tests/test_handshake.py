@@ -35,7 +35,7 @@ def test_register_of_an_empty_storage(make_server, raw):
     assert client.call("lastTransaction") == Z64
 
 
-@pytest.mark.parametrize("answer", [b"Z6", b"Z4", b"hello", b"Z" * 500, b"5"])
+@pytest.mark.parametrize("answer", [b"Z6", b"Z200", b"Z44", b"hello", b"Z" * 500, b"5"])
 def test_unknown_answer_is_closed(server, answer):
     server.log.expect("bad handshake")
     client = RawClient(server.address, answer=answer)

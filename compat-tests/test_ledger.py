@@ -9,7 +9,7 @@ from ledger import ENTRIES
 def test_entries_say_who_and_why():
     for key, entry in ENTRIES.items():
         assert set(entry) == {"subject", "reason"}, key
-        assert entry["subject"] in ("runzeo", "zeolite"), key
+        assert entry["subject"] in ("runzeo", "zeolite", "both"), key
         assert len(entry["reason"]) > 20, key
 
 

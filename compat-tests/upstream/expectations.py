@@ -23,8 +23,6 @@ NEVER_RUN = frozenset(
 # These fail with us for now and pass with Python's server. "Hard" is not a reason.
 NOT_YET = frozenset(
     {
-        "needs blobs: not built yet",
-        "needs pack: not built yet",
         "needs a Python class on the server",
         "needs TLS",
         "needs another storage (demo, fan-out)",

@@ -5,7 +5,7 @@ from expectations import Expectations
 
 EXCLUDED = """
 [[exclude]]
-reason = "needs pack: not built yet"
+reason = "needs a Python class on the server"
 tests = [
   "Storage.pack*",
   "Storage.undo",
@@ -31,7 +31,7 @@ def files(tmp_path):
 def test_each_excluded_test_has_the_reason_of_its_pattern(files):
     expectations = Expectations(COLLECTED, *files)
     assert expectations.problems == []
-    assert expectations.reasons["Storage.packAgain"] == "needs pack: not built yet"
+    assert expectations.reasons["Storage.packAgain"] == "needs a Python class on the server"
     assert expectations.reasons["Secure.load"] == "needs TLS"
 
 
@@ -71,4 +71,4 @@ def test_new_passes_use_up_their_exclusions(files):
     again = Expectations(COLLECTED, *files)
     assert again.problems == []
     assert again.passing == ["Secure.load", "Storage.load", "Storage.pack", "Storage.undo"]
-    assert again.reasons == {"Storage.packAgain": "needs pack: not built yet"}
+    assert again.reasons == {"Storage.packAgain": "needs a Python class on the server"}

@@ -1,0 +1,151 @@
+"""Clients of every generation when things end: connections, servers, processes, transactions."""
+
+import re
+
+import pytest
+
+from clients import RemoteError
+from generations import value_becomes
+from ledger import differs
+from subject import wait_until
+
+
+@pytest.mark.feature("reconnecting after a restart")
+def test_a_client_comes_back_after_a_restart(generation_under_test):
+    server = generation_under_test.server()
+    client = generation_under_test.database(server)
+    client.do("put", {"a": 1})
+    server.restart(kill=True)
+    wait_until(lambda: _commits(client, {"a": 2}), "the client is back")
+    assert client.do("get", "a") == 2
+    value_becomes(generation_under_test.database(server), "a", 2)
+
+
+def _commits(client, values):
+    try:
+        client.do("put", values)
+    except RemoteError as error:
+        assert error.name in ("ClientDisconnected", "ConnectionStateError", "DisconnectedError"), error
+        return False
+    return True
+
+
+@pytest.mark.feature("persistent cache: what it missed is in the queue")
+def test_a_cache_that_missed_little(generation_under_test):
+    _move_on_without(generation_under_test, missed=3, queue=100)
+
+
+@pytest.mark.feature("persistent cache: it missed more than the queue holds")
+def test_a_cache_that_missed_too_much(generation_under_test):
+    _move_on_without(generation_under_test, missed=12, queue=5)
+
+
+def _move_on_without(generation, missed, queue):
+    """A client with a cache file is away while another commits: it must not believe what is no longer true."""
+    server = generation.server(invalidation_queue_size=queue)
+    cache = {"client": "c", "var": str(generation.directory)}
+    client = generation.database(server, **cache)
+    client.do("put", {"a": 0, "b": 0, "same": 0})
+    assert client.do("get", "b") == 0
+    client.do("close")
+    assert list(generation.directory.glob("c-1*")), "the client kept no cache"
+    other = generation.database(server)
+    for value in range(1, missed + 1):
+        other.do("put", {"a": value, "new": value})
+    other.do("put", {"b": 1})
+    client.do("open_database", server.address, **cache)
+    expected = {"a": missed, "b": 1, "new": missed, "same": 0}
+    assert {key: client.do("get", key) for key in expected} == expected
+    other.do("put", {"a": -1})
+    value_becomes(client, "a", -1)
+
+
+@pytest.mark.feature("read-only clients")
+def test_a_read_only_client(generation_under_test):
+    server = generation_under_test.server()
+    writer = generation_under_test.database(server)
+    writer.do("put", {"a": 1})
+    reader = generation_under_test.database(server, read_only=True)
+    assert reader.do("get", "a") == 1
+    with pytest.raises(RemoteError) as error:
+        reader.do("put", {"a": 2})
+    assert error.value.name == "ReadOnlyError"
+    writer.do("put", {"a": 3})
+    value_becomes(reader, "a", 3)
+
+
+@pytest.mark.feature("read-only servers, and the fallback to them")
+def test_a_read_only_server(generation_under_test):
+    server = generation_under_test.server()
+    server.log.allow("ReadOnly|read-only|read only")
+    client = generation_under_test.database(server)
+    client.do("put", {"a": 1})
+    client.do("close")
+    server.zeo["read_only"] = True
+    server.restart(kill=True)
+    client.do("open_database", server.address, read_only_fallback=True)
+    assert client.do("get", "a") == 1
+    with pytest.raises(RemoteError) as error:
+        client.do("put", {"a": 2})
+    assert error.value.name == "ReadOnlyError"
+    client.do("close")
+    assert _does_not_connect(client, server)
+
+
+@pytest.mark.feature("wrong storage names are refused")
+def test_a_storage_that_is_not_there(generation_under_test):
+    server = generation_under_test.server()
+    server.log.allow("unknown storage|nope")
+    client = generation_under_test.worker()
+    assert _does_not_connect(client, server, storage="nope")
+    generation_under_test.database(server).do("put", {"a": 1})
+
+
+def _does_not_connect(client, server, **options):
+    """Whether a client has been refused twice, in its own words, and is still without a connection."""
+    mark = client.log.stat().st_size
+    client.do("open_storage", server.address, wait=False, **options)
+
+    def refused():
+        with client.log.open("rb") as log:
+            log.seek(mark)
+            return len(re.findall(rb"unknown storage|ReadOnlyError|Server authentication protocol", log.read())) >= 4
+
+    wait_until(refused, "the client was refused")
+    return not client.do("is_connected")
+
+
+@pytest.mark.feature("transaction timeout")
+def test_a_transaction_that_takes_too_long(generation_under_test):
+    server = generation_under_test.server(transaction_timeout=1)
+    server.log.allow("Transaction timeout after 1", "Still locked after disconnected", "imed out")
+    slow, other = (generation_under_test.database(server) for _ in range(2))
+    other.do("put", {"a": 1})
+    value_becomes(slow, "a", 1)
+    slow.do("begin", "late")
+    slow.do("store", "late", "a", "never")
+    slow.do("vote", "late")
+    if differs("timeout-leaks-lock") and generation_under_test.name in ("zeo-5.4.1-py27", "zeo5", "zeo6"):
+        return
+    other.do("put", {"b": 2})
+    assert (other.do("get", "a"), other.do("get", "b")) == (1, 2)
+    with pytest.raises(RemoteError):
+        slow.do("finish", "late")
+
+
+@pytest.mark.parametrize("phase", ["begun", "stored", "voted"])
+@pytest.mark.feature("killed in the middle of a commit")
+def test_a_client_that_is_killed(generation_under_test, phase):
+    server = generation_under_test.server()
+    victim, other = (generation_under_test.database(server) for _ in range(2))
+    other.do("put", {"a": 1})
+    value_becomes(victim, "a", 1)
+    victim.do("begin", "last")
+    if phase != "begun":
+        victim.do("store", "last", "a", "never")
+    if phase == "voted":
+        victim.do("vote", "last")
+    victim.kill()
+    other.do("put", {"b": 2})
+    assert (other.do("get", "a"), other.do("get", "b")) == (1, 2)
+    wait_until(lambda: "closed" in server.log.text().lower() or "disconnected" in server.log.text().lower(), "the server notices")
