@@ -73,6 +73,12 @@ def is_connected(client):
     return bool(client.storage.is_connected())
 
 
+def verification(client):
+    """How the cache was verified when the client connected, as clients of protocol 5 note it; older ones say it in their log."""
+    network = getattr(client.storage, "_server", None)
+    return getattr(getattr(network, "client", None), "verify_result", None)
+
+
 def last_tid(client):
     return to_hex(client.storage.lastTransaction())
 
@@ -352,35 +358,57 @@ def counter(client, oid):
 
 
 def count_up(client, oids, commits):
-    """Adds one to each counter, so many times, with a retry after each conflict.
+    """Adds one to each counter, so many times, with a retry after each conflict; the number of conflicts."""
+    counters = _Counters(client, oids)
+    while counters.commits < commits:
+        counters.add_one()
+    return counters.conflicts
 
-    A load that goes back behind one's own last commit or one's last load is a stale read, and an error.
+
+def count_up_for(client, oids, seconds):
+    """Adds one to each counter as often as it can, for so long; the number of commits and of conflicts."""
+    counters = _Counters(client, oids)
+    end = time.time() + seconds
+    while time.time() < end:
+        counters.add_one()
+    return [counters.commits, counters.conflicts]
+
+
+class _Counters(object):
+    """Counters that a client increments.
+
+    A load that goes back behind the client's own last commit or its last load is a stale read, and an error.
     """
-    from ZODB.POSException import ConflictError
 
-    conflicts = 0
-    seen = dict.fromkeys(oids, -1)
-    while commits:
+    def __init__(self, client, oids):
+        self.storage = client.storage
+        self.seen = dict((from_hex(oid), -1) for oid in oids)
+        self.commits = self.conflicts = 0
+
+    def add_one(self):
+        """One transaction, which may end in a conflict."""
+        from ZODB.POSException import ConflictError
+
         metadata = _metadata()
-        client.storage.tpc_begin(metadata)
+        self.storage.tpc_begin(metadata)
         try:
-            values = {}
-            for oid in oids:
-                data, tid = client.storage.load(from_hex(oid), "")
-                values[oid] = int(data) + 1
-                if int(data) < seen[oid]:
-                    raise AssertionError("%s went back from %d to %s" % (oid, seen[oid], int(data)))
-                seen[oid] = int(data)
-                client.storage.store(from_hex(oid), tid, str(values[oid]).encode("ascii"), "", metadata)
-            client.storage.tpc_vote(metadata)
-            client.storage.tpc_finish(metadata)
+            values = dict((oid, self._store_next(oid, metadata)) for oid in self.seen)
+            self.storage.tpc_vote(metadata)
+            self.storage.tpc_finish(metadata)
         except ConflictError:
-            client.storage.tpc_abort(metadata)
-            conflicts += 1
-            continue
+            self.storage.tpc_abort(metadata)
+            self.conflicts += 1
         except Exception:
-            client.storage.tpc_abort(metadata)
+            self.storage.tpc_abort(metadata)
             raise
-        seen.update(values)
-        commits -= 1
-    return conflicts
+        else:
+            self.seen.update(values)
+            self.commits += 1
+
+    def _store_next(self, oid, metadata):
+        data, tid = self.storage.load(oid, "")
+        if int(data) < self.seen[oid]:
+            raise AssertionError("%s went back from %d to %d" % (to_hex(oid), self.seen[oid], int(data)))
+        self.seen[oid] = int(data)
+        self.storage.store(oid, tid, str(int(data) + 1).encode("ascii"), "", metadata)
+        return int(data) + 1

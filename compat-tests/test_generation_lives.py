@@ -32,16 +32,24 @@ def _commits(client, values):
 
 @pytest.mark.feature("persistent cache: what it missed is in the queue")
 def test_a_cache_that_missed_little(generation_under_test):
-    _move_on_without(generation_under_test, missed=3, queue=100)
+    client, said = _move_on_without(generation_under_test, missed=3, queue=100)
+    assert client.do("verification") == "quick verification" or re.search(r"Recovering \d+ invalidations", said), said
 
 
 @pytest.mark.feature("persistent cache: it missed more than the queue holds")
 def test_a_cache_that_missed_too_much(generation_under_test):
-    _move_on_without(generation_under_test, missed=12, queue=5)
+    client, said = _move_on_without(generation_under_test, missed=12, queue=5)
+    if client.do("verification") is None:
+        assert re.search("endVerify finished|dropping stale cache", said), said
+    else:
+        assert client.do("verification") == "cache too old, clearing"
 
 
 def _move_on_without(generation, missed, queue):
-    """A client with a cache file is away while another commits: it must not believe what is no longer true."""
+    """A client with a cache file is away while another commits: it must not believe what is no longer true.
+
+    Returns the client, and what it has logged since it came back.
+    """
     server = generation.server(invalidation_queue_size=queue)
     cache = {"client": "c", "var": str(generation.directory)}
     client = generation.database(server, **cache)
@@ -53,11 +61,13 @@ def _move_on_without(generation, missed, queue):
     for value in range(1, missed + 1):
         other.do("put", {"a": value, "new": value})
     other.do("put", {"b": 1})
+    mark = client.log.stat().st_size
     client.do("open_database", server.address, **cache)
     expected = {"a": missed, "b": 1, "new": missed, "same": 0}
     assert {key: client.do("get", key) for key in expected} == expected
     other.do("put", {"a": -1})
     value_becomes(client, "a", -1)
+    return client, client.log.read_bytes()[mark:].decode(errors="replace")
 
 
 @pytest.mark.feature("read-only clients")
