@@ -1,7 +1,7 @@
 //! How the options of a command are spelled.
 //!
 //! `clap` reads them, and what Python's `getopt` and `optparse` accept is accepted. What an option
-//! means is not known here, nor in whose words a mistake is told: each command has its own.
+//! means is not known here, each command has its own.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -64,6 +64,30 @@ pub enum Mistake {
     TakesNone(String),
     /// Anything else, in `clap`'s words.
     Other(String),
+}
+
+impl Mistake {
+    /// In the words of Python's `getopt`.
+    pub fn like_getopt(self) -> String {
+        match self {
+            Self::Unknown(option) => format!("option {option} not recognized"),
+            Self::Ambiguous(option) => format!("option {option} not a unique prefix"),
+            Self::NeedsValue(option) => format!("option {option} requires argument"),
+            Self::TakesNone(option) => format!("option {option} must not have an argument"),
+            Self::Other(text) => text,
+        }
+    }
+
+    /// In the words of Python's `optparse`.
+    pub fn like_optparse(self) -> String {
+        match self {
+            Self::Unknown(option) => format!("no such option: {option}"),
+            Self::Ambiguous(option) => format!("ambiguous option: {option}"),
+            Self::NeedsValue(option) => format!("{option} option requires 1 argument"),
+            Self::TakesNone(option) => format!("{option} option does not take a value"),
+            Self::Other(text) => text,
+        }
+    }
 }
 
 /// The options in the order in which they were given, and the other words.

@@ -9,7 +9,7 @@ mod listeners;
 mod options;
 mod pid_file;
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
+use super::person::{complain, say};
 use crate::config::{ServerSettings, SocketAddress, StorageSettings};
 use crate::critical;
 use crate::literals::repr;
@@ -76,25 +77,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn say(text: &str) -> ExitCode {
-    // A reader that has gone away needs no answer.
-    let _ = io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
-}
-
 /// Says what would be served, if the files of `<ssl>` are fit for it.
 fn check(options: &Options) -> ExitCode {
     match listeners::options(&options.server) {
         Ok(_) => say(&summary(options)),
         Err(error) => {
-            let _ = writeln!(io::stderr(), "Error: {error}");
+            complain(&format!("Error: {error}"));
             ExitCode::from(RESTART)
         }
     }
 }
 
 fn mistake(message: &str, program: &str) -> ExitCode {
-    let _ = write!(io::stderr(), "Error: {message}\nFor help, use {program} -h\n");
+    complain(&format!("Error: {message}\nFor help, use {program} -h"));
     ExitCode::from(MISTAKE)
 }
 
@@ -107,7 +102,7 @@ fn run(options: &Options, action: Action, program: &str) -> ExitCode {
             if logs_elsewhere {
                 critical!(target: LOGGER, "({}) {error}", std::process::id());
             }
-            let _ = writeln!(io::stderr(), "Error: {error}");
+            complain(&format!("Error: {error}"));
             ExitCode::from(RESTART)
         }
     }

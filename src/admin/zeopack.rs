@@ -6,7 +6,6 @@
 mod options;
 mod progress;
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::person::{called, complain, say};
 use crate::client::{Client, ClientError};
 use crate::literals::repr;
 use crate::pickle::Value;
@@ -33,9 +33,7 @@ type Current = Arc<Mutex<Option<Target>>>;
 
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args_os();
-    let program = arguments.next().unwrap_or_default();
-    let program = std::path::Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (program, arguments) = called();
     match options::parse(arguments) {
         Ok(Command::Help) => say(&options::HELP.replace("PROG", &program)),
         Ok(Command::Version) => say(concat!("zeopack of zeolite ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -46,16 +44,6 @@ pub fn main() -> ExitCode {
         }
         Err(Mistake::Value(message)) => fail(&message),
     }
-}
-
-fn say(text: &str) -> ExitCode {
-    // A reader that has gone away needs no answer.
-    let _ = io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
-}
-
-fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn fail(message: &str) -> ExitCode {

@@ -4,9 +4,10 @@
 
 mod options;
 
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, BufRead as _};
 use std::process::ExitCode;
 
+use super::person::{called, complain, say};
 use crate::passwords::Database;
 use options::{Change, Command, Mistake, Options};
 
@@ -15,9 +16,7 @@ const USAGE: u8 = 2;
 
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args_os();
-    let program = arguments.next().unwrap_or_default();
-    let program = std::path::Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (program, arguments) = called();
     match options::parse(arguments) {
         Ok(Command::Help) => say(&options::HELP.replace("PROG", &program)),
         Ok(Command::Version) => say(concat!("zeopasswd of zeolite ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -31,16 +30,6 @@ pub fn main() -> ExitCode {
         }
         Err(Mistake::Value(message)) => fail(&message),
     }
-}
-
-fn say(text: &str) -> ExitCode {
-    // A reader that has gone away needs no answer.
-    let _ = io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
-}
-
-fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn fail(message: &str) -> ExitCode {

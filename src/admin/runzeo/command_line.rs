@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::admin::command_line::{self, Grammar, Mistake};
+use crate::admin::command_line::{self, Grammar};
 
 /// An option that was given.
 pub type Given = command_line::Given<Switch>;
@@ -81,18 +81,7 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<Given>,
     match GRAMMAR.read(arguments) {
         Ok((given, words)) if words.is_empty() => Ok(given),
         Ok(_) => Err("positional arguments are not supported".to_owned()),
-        Err(mistake) => Err(message(mistake)),
-    }
-}
-
-/// The mistake in the words of `getopt`.
-fn message(mistake: Mistake) -> String {
-    match mistake {
-        Mistake::Unknown(option) => format!("option {option} not recognized"),
-        Mistake::Ambiguous(option) => format!("option {option} not a unique prefix"),
-        Mistake::NeedsValue(option) => format!("option {option} requires argument"),
-        Mistake::TakesNone(option) => format!("option {option} must not have an argument"),
-        Mistake::Other(text) => text,
+        Err(mistake) => Err(mistake.like_getopt()),
     }
 }
 
@@ -147,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_as_getopt_does() {
+    fn mistakes_are_named_like_getopt_does() {
         for (line, message) in [
             ("-q", "option -q not recognized"),
             ("-hq", "option -q not recognized"),

@@ -147,7 +147,7 @@ struct Values {
 
 /// Reads `arguments`, without the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Mistake> {
-    let (given, words) = GRAMMAR.read(arguments).map_err(|mistake| Mistake::Usage(message(mistake)))?;
+    let (given, words) = GRAMMAR.read(arguments).map_err(|mistake| Mistake::Usage(mistake.like_optparse()))?;
     if given.is_empty() && words.is_empty() {
         return Ok(Command::Help);
     }
@@ -280,18 +280,6 @@ fn pack_time(now: f64, offset_s: i32, time: Option<[i32; 3]>, days: i64) -> f64 
         midnight + hours * 3600.0 + minutes * 60.0 + seconds
     });
     time - days as f64 * DAY
-}
-
-/// The mistake in the words of `optparse`.
-fn message(mistake: command_line::Mistake) -> String {
-    use command_line::Mistake;
-    match mistake {
-        Mistake::Unknown(option) => format!("no such option: {option}"),
-        Mistake::Ambiguous(option) => format!("ambiguous option: {option}"),
-        Mistake::NeedsValue(option) => format!("{option} option requires 1 argument"),
-        Mistake::TakesNone(option) => format!("{option} option does not take a value"),
-        Mistake::Other(text) => text,
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::admin::command_line::{self, Grammar, Mistake as Misspelt};
+use crate::admin::command_line::{self, Grammar};
 use crate::config;
 use crate::literals::repr;
 
@@ -144,7 +144,7 @@ const GRAMMAR: Grammar<Switch> = Grammar {
 
 /// Reads `arguments`, without the program's name, and the configuration file that they name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Mistake> {
-    let (given, words) = GRAMMAR.read(arguments).map_err(|mistake| Mistake::Usage(spelling(mistake)))?;
+    let (given, words) = GRAMMAR.read(arguments).map_err(|mistake| Mistake::Usage(mistake.like_getopt()))?;
     let (mut configuration, mut protocol, mut database, mut realm) = (None, None, None, None);
     let (mut delete, mut replace) = (false, false);
     for option in given {
@@ -202,17 +202,6 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, M
         (false, false) => Change::Add(password),
     };
     Ok(Command::Change(Options { database, realm: realm.filter(|realm| !realm.is_empty()), user, change }))
-}
-
-/// The mistake in the words of `getopt`.
-fn spelling(mistake: Misspelt) -> String {
-    match mistake {
-        Misspelt::Unknown(option) => format!("option {option} not recognized"),
-        Misspelt::Ambiguous(option) => format!("option {option} not a unique prefix"),
-        Misspelt::NeedsValue(option) => format!("option {option} requires argument"),
-        Misspelt::TakesNone(option) => format!("option {option} must not have an argument"),
-        Misspelt::Other(text) => text,
-    }
 }
 
 #[cfg(test)]
