@@ -92,7 +92,7 @@ fn tell(name: &str, stop: Tid, report: &PackReport, time: Duration) {
     if report.dangling > 0 || report.undecodable > 0 {
         warn!(
             target: "ZEO.StorageServer",
-            "storage '{name}': while packing, {} references to objects that do not exist and {} records whose \
+            "storage '{name}': while packing, {} objects that are referred to and do not exist and {} records whose \
              references cannot be read were found; look at the database with fsrefs",
             report.dangling,
             report.undecodable,
@@ -115,8 +115,8 @@ struct Host<'a> {
     served: &'a Served,
     started: f64,
     began: Instant,
-    /// The phase, and when it began.
-    phase: Option<(PackPhase, Instant)>,
+    /// What was told last, and when that part began.
+    part: Option<(PackProgress, Instant)>,
     told: Instant,
 }
 
@@ -124,32 +124,39 @@ impl<'a> Host<'a> {
     fn new(served: &'a Served) -> Self {
         let now = Instant::now();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        Self { served, started, began: now, phase: None, told: now }
+        Self { served, started, began: now, part: None, told: now }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "an estimate for a person")]
     fn tell(&mut self, progress: PackProgress) {
         let now = Instant::now();
-        let since = match self.phase {
-            Some((phase, since)) if phase == progress.phase => since,
+        let since = match self.part {
+            Some((last, since)) if goes_on(last, progress) => since,
             _ => now,
         };
-        self.phase = Some((progress.phase, since));
-        if now - self.told < LOG_INTERVAL {
-            return;
+        self.part = Some((progress, since));
+        if now - self.told >= LOG_INTERVAL {
+            self.told = now;
+            let (name, how_far) = (&self.served.name, how_far(progress, now - since));
+            info!(target: "ZEO.StorageServer", "storage '{name}': packing, {how_far}");
         }
-        self.told = now;
-        let done = progress.done.max(1) as f64;
-        let left = progress.total.saturating_sub(progress.done) as f64;
-        info!(
-            target: "ZEO.StorageServer",
-            "storage '{}': packing, {}: {:.0}%, about {:.0} seconds left for this part",
-            self.served.name,
-            name(progress.phase),
-            100.0 * done / (done + left),
-            (now - since).as_secs_f64() / done * left,
-        );
     }
+}
+
+/// Whether it is still the same part, of those that a phase may have one after another.
+fn goes_on(last: PackProgress, progress: PackProgress) -> bool {
+    (last.phase, last.total) == (progress.phase, progress.total) && last.done <= progress.done
+}
+
+/// For a person. The time left is a guess from that since the part began, as soon as there is something to guess from.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn how_far(progress: PackProgress, elapsed: Duration) -> String {
+    let PackProgress { phase, done, total } = progress;
+    let (phase, percent) = (name(phase), 100.0 * done as f64 / total.max(1) as f64);
+    if done == 0 || elapsed.is_zero() {
+        return format!("{phase}: {percent:.0}%");
+    }
+    let left = elapsed.as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
+    format!("{phase}: {percent:.0}%, about {left:.0} seconds left for this part")
 }
 
 impl PackHost for Host<'_> {
@@ -173,7 +180,7 @@ impl PackHost for Host<'_> {
 impl Drop for Host<'_> {
     fn drop(&mut self) {
         // Another pack's, if this one was refused at once.
-        if self.phase.is_some() {
+        if self.part.is_some() {
             *self.served.packs.underway.lock() = None;
         }
     }
@@ -199,6 +206,19 @@ mod tests {
             authenticator: None,
         };
         Arc::new(Served::new("1".to_owned(), MappingStorage::new("memory".to_owned()), &options).expect("a storage"))
+    }
+
+    #[test]
+    fn a_part_of_a_pack_is_told_with_the_time_that_it_may_take() {
+        let catching_up = |done, total| PackProgress { phase: PackPhase::CatchingUp, done, total };
+        let minute = Duration::from_secs(60);
+        assert_eq!(how_far(HALF, minute), "copying: 50%, about 60 seconds left for this part");
+        assert_eq!(how_far(catching_up(0, 300), minute), "catching up: 0%");
+        assert_eq!(how_far(catching_up(0, 0), minute), "catching up: 0%");
+        assert!(goes_on(catching_up(1, 300), catching_up(2, 300)));
+        assert!(!goes_on(catching_up(300, 300), catching_up(0, 300)), "the next round");
+        assert!(!goes_on(catching_up(1, 300), catching_up(1, 200)), "the next round");
+        assert!(!goes_on(HALF, catching_up(2, 2)));
     }
 
     #[tokio::test]

@@ -84,7 +84,7 @@ pub struct PackReport {
     pub objects_before: u64,
     /// Objects after.
     pub objects_after: u64,
-    /// References to objects that are not there; the pack went on without them.
+    /// Objects that are referred to and not there; the pack went on without them.
     pub dangling: u64,
     /// Records whose references could not be read. If there are any, all objects are kept.
     pub undecodable: u64,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::bench::{Bench, Direct, no_such};
+use super::packing::{pack, record};
 use crate::ids::{Oid, Tid};
 use crate::storage::blob::{BlobDirectory, StagedBlob};
 use crate::storage::{Commit, Publisher, Result, StorageError};
@@ -316,4 +317,20 @@ pub fn other_names_are_no_uploads(t: &mut Bench) {
         }
     }
     assert_eq!(files(directory(t).path()), before);
+}
+
+/// Old revisions go with their files, and objects that nothing refers to with all of theirs.
+pub fn a_pack_takes_the_files_of_what_it_leaves_out(t: &mut Bench) {
+    t.commit(|commit| commit.store(Oid::ZERO, Tid::ZERO, &record(&[BLOB])));
+    let old = store(t, BLOB, Tid::ZERO, b"old");
+    store(t, OTHER, Tid::ZERO, b"garbage");
+    let now = store(t, BLOB, old, b"now");
+    pack(t, now, true);
+    assert_eq!(contents(t), [b"now"]);
+    no_file(BLOB, old, content(t, BLOB, old));
+    let later = store(t, BLOB, now, b"later");
+    pack(t, now, false);
+    assert_eq!(contents(t), [&b"now"[..], b"later"]);
+    pack(t, later, false);
+    assert_eq!(contents(t), [b"later"]);
 }

@@ -180,6 +180,7 @@ macro_rules! battery {
             finished_only_after_a_vote,
             uploads_of_a_shared_directory,
             other_names_are_no_uploads,
+            a_pack_takes_the_files_of_what_it_leaves_out,
         ]);
     };
     (@undoing_blobs $open:expr) => {

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::{BYTES_PER_OBJECT, BYTES_PER_REVISION, MappingStorage, State, Transaction};
 use crate::ids::{Oid, Tid};
+use crate::pickle::record::is_blob_record;
 use crate::pickle::references::ReferenceScanner;
 use crate::storage::{
     FINDINGS_NAMED, PackHost, PackOutcome, PackPhase, PackProgress, PackReport, PackRequest, Result, Storage,
@@ -42,7 +43,9 @@ impl<'a> Pack<'a> {
     }
 
     pub fn run(&self, request: &PackRequest, host: &mut dyn PackHost) -> Result<PackReport> {
-        let (storage, stop) = (self.0, request.stop);
+        let storage = self.0;
+        // What comes from now on stays as it is, however late the pack time.
+        let stop = request.stop.min(storage.last_transaction());
         let mut report = PackReport {
             outcome: PackOutcome::NothingToDo,
             bytes_before: storage.size(),
@@ -58,6 +61,11 @@ impl<'a> Pack<'a> {
         let mut marking = request.gc.unwrap_or(true).then(|| Marking::new(storage, stop)).transpose()?;
         if let Some(marking) = &mut marking {
             marking.follow(host)?;
+        }
+        if host.has_blobs() {
+            // Objects that the last step still reaches are named in vain: before a file goes, the storage is asked once more.
+            let gone = storage.state.read().blobs_left_out(stop, marking.as_ref().and_then(Marking::reached));
+            gone.into_iter().try_for_each(|(oid, tid, whole_object)| host.blob_removed(oid, tid, whole_object))?;
         }
         host.exclusively(&mut || {
             let mut state = storage.state.write();
@@ -156,7 +164,7 @@ impl<'a> Marking<'a> {
         let Some(revisions) = state.objects.get(&oid) else {
             self.dangling += 1;
             if self.dangling <= FINDINGS_NAMED {
-                warn!(target: "ZODB.MappingStorage", "{}: {oid} is referred to, but does not exist", storage.name);
+                warn!(target: "ZODB.MappingStorage", "{}: {oid} is referred to and does not exist", storage.name);
             }
             return;
         };
@@ -192,6 +200,18 @@ fn first_kept(revisions: &BTreeMap<Tid, Bytes>, stop: Tid) -> Tid {
 }
 
 impl State {
+    /// Revisions of blobs that [`leave_out`](Self::leave_out) is going to leave out, and whether with the whole object.
+    fn blobs_left_out(&self, stop: Tid, stay: Option<&HashSet<Oid>>) -> Vec<(Oid, Tid, bool)> {
+        let mut gone = Vec::new();
+        for (&oid, revisions) in &self.objects {
+            let stays = stay.is_none_or(|stay| stay.contains(&oid));
+            let end = if stays { first_kept(revisions, stop) } else { Tid::MAX };
+            let blobs = revisions.range(..end).filter(|(_, data)| is_blob_record(data));
+            gone.extend(blobs.map(|(&tid, _)| (oid, tid, !stays)));
+        }
+        gone
+    }
+
     /// Leaves out what was replaced by `stop`, and all objects but those given; whether that was anything.
     fn leave_out(&mut self, stop: Tid, stay: Option<&HashSet<Oid>>) -> bool {
         let mut gone: HashMap<Tid, HashSet<Oid>> = HashMap::new();

@@ -36,20 +36,33 @@ pub(super) struct Marking<'a> {
     reached: RoaringTreemap,
     agenda: Agenda,
     found: Found,
-    /// The transaction of the record that was read last.
-    transaction: u64,
 }
 
 /// What marking tells.
 #[derive(Default)]
 pub(super) struct Found {
-    /// References to objects that are not there.
+    /// Objects that are referred to and not there; each counts once.
     pub dangling: u64,
     /// Records whose references could not be read.
     pub undecodable: u64,
     /// About how many bytes the records have that stay, and how many transactions they are in.
     pub record_bytes: u64,
     pub transactions: u64,
+    /// The transaction of the record that was counted last.
+    transaction: u64,
+}
+
+impl Found {
+    /// Counts a record that stays, with so much data; answers how long it is going to be.
+    pub fn count(&mut self, header: &DataHeader, data_len: u64) -> u64 {
+        if header.transaction != self.transaction {
+            self.transaction = header.transaction;
+            self.transactions += 1;
+        }
+        let bytes = DataHeader::SIZE + data_len;
+        self.record_bytes += bytes;
+        bytes
+    }
 }
 
 impl<'a> Marking<'a> {
@@ -63,7 +76,6 @@ impl<'a> Marking<'a> {
             reached: RoaringTreemap::new(),
             agenda,
             found: Found::default(),
-            transaction: 0,
         }
     }
 
@@ -141,7 +153,7 @@ impl<'a> Marking<'a> {
             }
         }
         for (count, what) in [
-            (self.found.dangling, "references to objects that do not exist"),
+            (self.found.dangling, "objects that are referred to and do not exist"),
             (self.found.undecodable, "records whose references cannot be read"),
         ] {
             if count > FINDINGS_NAMED {
@@ -155,10 +167,6 @@ impl<'a> Marking<'a> {
     fn read(&mut self, window: &mut Window, position: u64) -> Result<u64> {
         let header = DataHeader::parse(window.bytes(position, DataHeader::SIZE)?);
         let header = header.expect("as many bytes as the header has were read");
-        if header.transaction != self.transaction {
-            self.transaction = header.transaction;
-            self.found.transactions += 1;
-        }
         let state = position + DataHeader::SIZE;
         let len = if header.data_len > 0 {
             self.references(header.oid, window.bytes(state, header.data_len)?);
@@ -170,8 +178,6 @@ impl<'a> Marking<'a> {
             }
             data.len() as u64
         };
-        let bytes = DataHeader::SIZE + len;
-        self.found.record_bytes += bytes;
-        Ok(bytes)
+        Ok(self.found.count(&header, len))
     }
 }

@@ -5,6 +5,7 @@
 //! - `pace`, `walk`: progress, throttle and cancelling; reading forward in large steps
 //! - `scan`: what was current at the pack time, and which older revisions later ones point back to
 //! - `mark`, `agenda`: which objects can be reached
+//! - `space`: whether there is room for what stays
 //! - `output`, `copy`: the transactions up to the pack time, with what stays of them
 //! - `follow`: the later ones, again and again until little is left
 //! - `swap`: the new file in the place of the old one
@@ -23,6 +24,7 @@ mod mark;
 mod output;
 mod pace;
 mod scan;
+mod space;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -59,9 +61,6 @@ const MOST_ROUNDS: usize = 20;
 const MOST_IN_A_TURN: u64 = 4 << 20;
 /// After so many turns the last step is done, however much is left.
 const MOST_TURNS: usize = 5;
-/// Free space that a pack leaves alone, for commits that come meanwhile and for the index.
-const SPARE_BYTES: u64 = 16 << 20;
-
 /// How a storage packs.
 pub(super) struct Settings {
     gc: bool,
@@ -135,7 +134,7 @@ impl FileStorage {
         if names.aside.exists() {
             put_away(directory, &names, true)?;
         }
-        check_space(directory, &view, &plan)?;
+        space::check(directory, &view, &plan, pace)?;
         let raw = directory.create(&names.pack, &names.data);
         let mut unfinished = Unfinished { directory, path: &names.pack, in_place: false };
         let raw = raw.map_err(|source| io_error("create", &names.pack, source))?;
@@ -366,29 +365,6 @@ impl Drop for Unfinished<'_> {
             warn!(target: "ZODB.FileStorage", "{problem}");
         }
     }
-}
-
-/// Makes sure that there is room for the new file.
-fn check_space(directory: &dyn Directory, view: &View, plan: &Plan) -> Result<()> {
-    let Plan { as_of, found, .. } = plan;
-    let first_part = if found.record_bytes > 0 && found.undecodable == 0 {
-        // A transaction whose records are read at several times is counted several times.
-        let average = as_of.transaction_bytes / as_of.transactions.max(1) + 1;
-        found.record_bytes + as_of.transaction_bytes.min(found.transactions.saturating_mul(average))
-    } else {
-        as_of.end
-    };
-    let needed = first_part + (view.end - as_of.end) + SPARE_BYTES;
-    let beside = view.file.path();
-    let free = directory.free_bytes(beside).map_err(|source| io_error("find the free space beside", beside, source))?;
-    if free >= needed {
-        return Ok(());
-    }
-    Err(refused(&format!(
-        "a pack of {} needs about {needed} bytes beside it, and {free} are free. Nothing has changed; make room{}",
-        beside.display(),
-        if Names::of(beside).old.exists() { ", for example by moving the .old file of the last pack away" } else { "" }
-    )))
 }
 
 fn refused(reason: &str) -> StorageError {

@@ -275,6 +275,30 @@ fn a_full_disk_ends_the_pack_only() {
     check(&storage, stop, "later", "afterwards");
 }
 
+/// What is needed is the room for what stays, also where no references are followed, or not all of them.
+#[test]
+fn little_room_is_enough_for_little() {
+    for (gc, odd) in [(true, false), (false, false), (true, true)] {
+        let place = Place::new();
+        let storage = place.open();
+        put(&storage, 0, &"long".repeat(1 << 18), &[1]);
+        put_all(&storage, &[(0, "now", &[1]), (1, "a", &[])]);
+        if odd {
+            store(&storage, Oid(2), b"no pickle");
+        }
+        let stop = storage.last_transaction();
+        let room = |free_bytes| Watched { free_bytes: Some(free_bytes), ..Watched::default() };
+        let try_with = |directory| {
+            let request = PackRequest { stop, gc: Some(gc) };
+            storage.pack_in(&request, &mut Host::default(), &directory)
+        };
+        let problem = try_with(room((16 << 20) + 100)).expect_err("refused").to_string();
+        assert!(problem.contains("16777316 are free"), "{problem}");
+        try_with(room((16 << 20) + 1000)).expect("there is room for what stays");
+        assert!(storage.size() < 1000 && holds(&storage, 0, "now", &[1]), "{gc} {odd}");
+    }
+}
+
 #[test]
 fn a_host_may_end_it_at_every_word() {
     let mut words = 0;
