@@ -94,6 +94,8 @@ class OldClient(RawClient):
         if register:
             assert self.call("getAuthProtocol") is None
             assert self.call("register", "1", 0) is None
+            # The first thing that clients ask once their caches are verified.
+            self.call("get_info")
 
     def decode(self, body: bytes) -> Message:
         return Message(*_Unpickler(io.BytesIO(body)).load())

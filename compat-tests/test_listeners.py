@@ -223,3 +223,39 @@ def test_typing_mistakes(tmp_path, allow, text):
         assert done.returncode == 2
         assert text in done.stderr
         assert f"(line {line}, in file://" in done.stderr
+
+
+def test_an_address_is_named_once(tmp_path):
+    """With two of one path, the rights of the one would take the place of the other's."""
+    skip_where_differs("several-listeners")
+    for address in ("127.0.0.1:8100", f"{tmp_path}/s"):
+        for more in (f"address {address}", f"<listener>\naddress {address}\nread-only true\n</listener>"):
+            done = _check(tmp_path, f"address {address}\n{more}")
+            assert done.returncode == 2
+            assert "is named twice" in done.stderr
+
+
+def test_networks_mean_nothing_for_a_path(tmp_path):
+    skip_where_differs("several-listeners")
+    done = _check(tmp_path, f"address 1\n<listener>\naddress {tmp_path}/s\nallow 127.0.0.1\n</listener>")
+    assert done.returncode == 2
+    assert "allow 127.0.0.1/32 means nothing for" in done.stderr
+    assert _check(tmp_path, f"address 127.0.0.1:1\naddress {tmp_path}/s\nallow 127.0.0.1").returncode == 0
+
+
+def test_nobody_packs_who_may_only_read(make_server):
+    """With Python's server whoever may read may pack; that is so where everybody may only read."""
+    skip_where_differs("several-listeners")
+    port = free_port()
+    server = make_server(inner=section("listener", address=f"127.0.0.1:{port}", read_only=True))
+    writer = registered(server.address)
+    oid = writer.new_oid()
+    tid = Z64
+    for data in (b"one", b"two"):
+        tid = writer.commit((oid, tid, data))
+    reader = registered(("127.0.0.1", port), read_only=True)
+    server.log.expect("`pack` raised exception: ReadOnlyError")
+    with pytest.raises(Fault, match="ReadOnlyError"):
+        reader.call("pack", 4102444800.0, True)
+    assert len(reader.call("history", oid, 10)) == 2
+    registered(server.address, read_only=True).call("pack", 4102444800.0, False)

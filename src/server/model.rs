@@ -105,7 +105,7 @@ impl World {
     }
 
     fn join(&self, id: u64, outbox: &Arc<Outbox>) {
-        self.hub.join(ClientId(id), outbox, DIALECT, || put(outbox, "register", *self.object.0.read()));
+        self.hub.join(ClientId(id), outbox, DIALECT, false, || put(outbox, "register", *self.object.0.read()));
     }
 
     fn load(&self, outbox: &Outbox) {

@@ -22,6 +22,7 @@ use super::calls::blob::{Arrived, Downloads};
 use super::calls::commit::{Checked, Refused, Transaction};
 use super::calls::iterate::Iterators;
 use super::calls::load::written;
+use super::calls::unanswered::{self, Unanswered};
 use super::hub::ClientId;
 use super::invalidation::Since;
 use super::outbox::{Closing, Outbox};
@@ -53,7 +54,10 @@ pub struct Session {
     /// Of what the client sends, once it has authenticated.
     incoming_mac: Option<RunningMac>,
     registration: Option<Registration>,
+    /// Whether the client still looks back, and is not told of what happens meanwhile.
+    looks_back: bool,
     pub(super) transaction: Transaction,
+    pub(super) unanswered: Unanswered,
     pub(super) iterators: Iterators,
     pub(super) downloads: Downloads,
     pub(super) beside: JoinSet<Beside>,
@@ -75,8 +79,10 @@ pub struct Registration {
 pub struct Call {
     /// Echoed in the reply.
     pub id: Value,
-    /// No reply is wanted; an error closes the connection.
+    /// No reply is wanted; an error closes the connection of a client of protocol 5.
     pub is_async: bool,
+    /// Then: the transaction that it is for.
+    pub transaction: Option<Value>,
     /// For the log.
     pub method: &'static str,
 }
@@ -135,7 +141,9 @@ impl Session {
             authentication: Progress::default(),
             incoming_mac: None,
             registration: None,
+            looks_back: false,
             transaction: Transaction::None,
+            unanswered: Unanswered::default(),
             iterators: Iterators::default(),
             downloads: Downloads::default(),
             beside: JoinSet::new(),
@@ -164,14 +172,22 @@ impl Session {
             let name = printable(&String::from_utf8_lossy(&request.method));
             return Err(End::Protocol(format!("Invalid method, '{name}'")));
         };
-        let call = Call { id: request.id, is_async: request.is_async, method };
+        let names_transaction = request.is_async && self.dialect.is_legacy();
+        let named = names_transaction.then(|| unanswered::transaction_of(method, &request.args)).flatten();
+        let call = Call { id: request.id, is_async: request.is_async, transaction: named.cloned(), method };
         let args = match self.dialect.without_version(method, request.args) {
             Ok(args) => Args::new(method, args),
             Err(fault) => return self.reply(&call, Err(fault)),
         };
         match self.registration.clone() {
             None => calls::dispatch_unregistered(self, &call, args),
-            Some(registration) => calls::dispatch(self, &registration, call, args),
+            Some(registration) => {
+                if self.looks_back && !calls::looks_back(method) {
+                    self.looks_back = false;
+                    registration.served.hub.tell(self.id);
+                }
+                calls::dispatch(self, &registration, call, args)
+            }
         }
     }
 
@@ -278,12 +294,18 @@ impl Session {
         let served = Arc::clone(&registration.served);
         self.registration = Some(registration);
         let mut queued = Ok(());
-        served.hub.join(self.id, &self.outbox, self.dialect, || {
+        self.looks_back = self.dialect.must_look_back_in_peace();
+        served.hub.join(self.id, &self.outbox, self.dialect, self.looks_back, || {
             let newest =
                 if self.dialect.is_legacy() { Value::None } else { tid_value(served.storage.last_transaction()) };
             queued = self.queue_answer(call, Ok(newest));
         });
         queued
+    }
+
+    /// Whether it is this client, by its listener or its certificate, that may not write, and not everybody.
+    pub(super) fn may_only_read(&self) -> bool {
+        self.access.read_only && !self.server.read_only
     }
 
     /// Who may connect, if not everybody may.
@@ -347,17 +369,35 @@ impl Session {
     /// Queues the answer to a call that does not say what is current.
     pub fn reply(&mut self, call: &Call, answer: Answer) -> Result<(), End> {
         if let (true, true, Err(fault)) = (call.is_async, self.dialect.is_legacy(), &answer) {
-            warn!(
-                target: "ZEO.asyncio.server",
-                "({}) async `{}` raised exception: {}", self.label, call.method, printable(&fault.to_string())
-            );
-            // The client goes on, and must not believe that all is well.
-            self.transaction.fail_at_vote(fault.clone());
+            // Parts of a blob do not say whose they are.
+            let current = self.transaction.id().filter(|_| calls::concerns_transaction(call.method.as_bytes()));
+            let transaction = call.transaction.as_ref().or(current);
+            let is_news = transaction.is_none_or(|transaction| self.unanswered.note(transaction, fault));
+            self.say_unanswered(call, fault, is_news);
             return Ok(());
         }
         match &self.registration {
             Some(registration) => registration.served.hub.enqueue(|| self.queue_answer(call, answer)),
             None => self.queue_answer(call, answer),
+        }
+    }
+
+    /// Whether all requests for transaction `id` have succeeded; if not, it ends here.
+    pub(super) fn must_be_whole(&mut self, id: &Value) -> Result<(), Fault> {
+        let Some(fault) = self.unanswered.take(id) else { return Ok(()) };
+        if self.transaction.id() == Some(id) {
+            self.transaction = Transaction::None;
+        }
+        Err(fault)
+    }
+
+    /// Tells the log of what the client does not wait for.
+    fn say_unanswered(&self, call: &Call, fault: &Fault, is_news: bool) {
+        let (label, method, reason) = (&self.label, call.method, printable(&fault.to_string()));
+        if is_news && !fault.is_everyday() {
+            warn!(target: "ZEO.asyncio.server", "({label}) async `{method}` raised exception: {reason}");
+        } else {
+            debug!(target: "ZEO.asyncio.server", "({label}) async `{method}` raised exception: {reason}");
         }
     }
 
@@ -396,13 +436,31 @@ impl Session {
 
     /// Answers `getInvalidations` from the hub's queue.
     pub fn reply_written_since(&self, served: &Served, call: &Call, tid: Tid) -> Result<(), End> {
+        let mut known = Tid::ZERO;
         served.hub.written_since(tid, |since| {
             let answer = match since {
-                Since::Complete(newest, oids) => written(self.dialect, newest, oids.into_iter()),
+                Since::Complete(newest, oids) => {
+                    known = newest;
+                    written(self.dialect, newest, oids.into_iter())
+                }
                 Since::TooOld => Value::None,
             };
             self.queue_answer(call, Ok(answer))
-        })
+        })?;
+        self.knows(served, known);
+        Ok(())
+    }
+
+    /// Whether the client still finds out what it has missed, and must not be told of more.
+    pub(super) fn looks_back(&self) -> bool {
+        self.looks_back
+    }
+
+    /// A client that looks back has been told of everything up to `tid`.
+    pub(super) fn knows(&self, served: &Served, tid: Tid) {
+        if self.looks_back {
+            served.hub.knows(self.id, tid);
+        }
     }
 
     /// Runs a slow call beside the conversation.
@@ -418,6 +476,10 @@ impl Session {
             Ok(_) if call.is_async => {}
             Ok(value) => self.outbox.push(|out| self.dialect.put_reply(out, &call.id, &value)),
             Err(fault) => {
+                if call.is_async && self.dialect.is_legacy() {
+                    self.say_unanswered(call, &fault, true);
+                    return Ok(());
+                }
                 if call.is_async {
                     return Err(End::AsyncFault(call.method, fault));
                 }

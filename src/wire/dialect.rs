@@ -97,6 +97,12 @@ impl Dialect {
         }
     }
 
+    /// Whether a client that has just registered must hear of no transaction until it knows what it has missed. ZODB 3.7 takes
+    /// an invalidation that comes before for the newest thing that it has to know of, and never asks for what was before.
+    pub fn must_look_back_in_peace(self) -> bool {
+        self.version < Version::V308
+    }
+
     /// Whether this is the protocol of ZEO 4 and older, with what goes with it:
     ///
     /// - errors are instances of exceptions,

@@ -180,6 +180,7 @@ impl Values {
         if storages.is_empty() {
             return Err("no storages specified; use -f or -C".to_owned());
         }
+        check_addresses(&server)?;
         check_storage_names(&server, &storages)?;
         server.authentication = AuthenticationSettings {
             protocol: self.authentication.protocol.or(server.authentication.protocol),
@@ -237,6 +238,30 @@ fn named(storages: Vec<(Option<String>, StorageSettings)>) -> Result<Vec<(String
         return Err("Can't have an unnamed storage and a storage named 1.".to_owned());
     }
     Ok(storages.into_iter().map(|(name, settings)| (name.unwrap_or_else(|| "1".to_owned()), settings)).collect())
+}
+
+/// An address stands in one place: who may do what there must not depend on which listener is the last.
+fn check_addresses(server: &ServerSettings) -> Result<(), String> {
+    let listeners = server.listeners();
+    let mut seen: Vec<&SocketAddress> = Vec::new();
+    for listener in &listeners {
+        for address in &listener.addresses {
+            if seen.contains(&address) {
+                return Err(format!("the address {address} is named twice"));
+            }
+            seen.push(address);
+        }
+        let is_unix = |address: &SocketAddress| matches!(address, SocketAddress::Unix(_));
+        if let (Some(network), Some(path), true) =
+            (listener.allow.first(), listener.addresses.first(), listener.addresses.iter().all(is_unix))
+        {
+            return Err(format!(
+                "allow {network} means nothing for {path}: who may use a Unix socket is up to the permissions of its \
+                 directory"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A storage that the holder of a certificate may open has to be there.

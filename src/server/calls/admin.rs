@@ -77,11 +77,15 @@ pub fn undo_log(session: &mut Session, served: &Arc<Served>, call: &Call, mut ar
 }
 
 /// `pack(time, wait=1)`, with the time in seconds since 1970. A client that may not write may pack, as in the
-/// original. If it does not wait, or goes away, only the log tells of a failure.
+/// original, but not one that came by a way that is for reading only: that is about whom to trust. If it does not wait, or
+/// goes away, only the log tells of a failure.
 pub fn pack(session: &mut Session, served: &Arc<Served>, call: &Call, mut args: Args) -> Result<Option<Value>, Fault> {
     let time = args.value()?;
     let waits = args.optional().is_none_or(|wait| super::args::is_true(&wait));
     args.end()?;
+    if session.may_only_read() {
+        return Err(Fault::ReadOnly);
+    }
     let (served, label) = (Arc::clone(served), session.label.clone());
     let run = move || {
         let shown = match &time {

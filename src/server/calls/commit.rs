@@ -44,8 +44,6 @@ pub struct Collected {
     begin: Begin,
     pub(super) log: TransactionLog,
     pub(super) upload: Upload,
-    /// A request failed that wants no reply, of a client that goes on all the same: the vote fails.
-    failure: Option<Fault>,
     active: Active,
 }
 
@@ -114,19 +112,13 @@ impl fmt::Debug for Prepared {
 }
 
 impl Transaction {
-    fn id(&self) -> Option<&Value> {
+    /// As the client calls it.
+    pub fn id(&self) -> Option<&Value> {
         match self {
             Self::None => None,
             Self::Collecting(collected) => Some(&collected.id),
             Self::Voting(id, _) | Self::Finishing(id) => Some(id),
             Self::Voted(prepared, _) => Some(&prepared.id),
-        }
-    }
-
-    /// A request for it failed, of which the client is not told now.
-    pub fn fail_at_vote(&mut self, fault: Fault) {
-        if let Self::Collecting(collected) = self {
-            collected.failure.get_or_insert(fault);
         }
     }
 
@@ -204,12 +196,12 @@ pub fn begin(session: &mut Session, registration: &Registration, mut args: Args)
         }
         None => {}
     }
+    session.unanswered.clear();
     session.transaction = Transaction::Collecting(Box::new(Collected {
         id,
         begin: Begin { metadata: Metadata { user, description, extension }, copied: tid.map(|tid| (tid, status)) },
         log: TransactionLog::default(),
         upload: Upload::default(),
-        failure: None,
         active: Active::new(&registration.served),
     }));
     Ok(Value::None)
@@ -296,10 +288,8 @@ fn wrong_transaction(current: Option<&Value>, given: &Value) -> Fault {
 pub fn vote(session: &mut Session, registration: &Registration, call: &Call, mut args: Args) -> Result<(), Fault> {
     let id = args.value()?;
     args.end()?;
-    if let Some(fault) = collecting(session, registration, &id)?.failure.take() {
-        session.transaction = Transaction::None;
-        return Err(fault);
-    }
+    session.must_be_whole(&id)?;
+    collecting(session, registration, &id)?;
     let on_conflict = if session.dialect.is_legacy() { OnConflict::Fail } else { registration.served.on_conflict };
     in_turn(session, registration, call, id, move |served, collected, turn, label| {
         prepare(served, collected, turn, on_conflict, label)
@@ -452,9 +442,14 @@ impl Session {
                 Ok(Value::Tuple(vec![tid_value(tid), oid_list(undone)]))
             }
             Ok(Checked::Ready(mut prepared)) => {
+                let timeout = registration.served.transaction_timeout;
+                if let Err(fault) = self.must_be_whole(&prepared.id) {
+                    // Dropped, it is aborted.
+                    return self.reply(call, Err(fault));
+                }
                 let stores = std::mem::take(&mut prepared.stores);
                 let tid = prepared.commit.tid();
-                let deadline = registration.served.transaction_timeout.map(|timeout| Instant::now() + timeout);
+                let deadline = timeout.map(|timeout| Instant::now() + timeout);
                 self.transaction = Transaction::Voted(prepared, deadline);
                 if self.dialect.is_legacy() {
                     return self.reply_serialnos(call, &stores, tid, None);
@@ -516,6 +511,7 @@ pub fn finish(
     if registration.read_only {
         return Err(Fault::ReadOnly);
     }
+    session.must_be_whole(&id)?;
     if session.transaction.id() != Some(&id) {
         info!(target: "ZEO.StorageServer", "({}) tpc_finish for a transaction that is not there", session.label);
         return Ok(Some(Value::None));
@@ -591,6 +587,7 @@ pub fn abort(session: &mut Session, registration: &Registration, mut args: Args)
     if registration.read_only {
         return Err(Fault::ReadOnly);
     }
+    session.unanswered.take(&id);
     if session.transaction.id() == Some(&id) {
         registration.served.stats.aborts.up();
         if let Transaction::Voting(_, task) = &session.transaction {

@@ -1,5 +1,6 @@
 //! Reading: revisions, what is current, and what has changed.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -74,7 +75,15 @@ pub fn record_iternext(session: &mut Session, served: &Served, call: &Call, mut 
 /// `lastTransaction()`
 pub fn last_transaction(session: &mut Session, served: &Served, call: &Call, args: Args) -> Result<(), End> {
     match args.end() {
-        Ok(()) => session.reply_current(served, call, |storage| Ok(tid_value(storage.last_transaction()))),
+        Ok(()) => {
+            let newest = Cell::new(Tid::ZERO);
+            session.reply_current(served, call, |storage| {
+                newest.set(storage.last_transaction());
+                Ok(tid_value(newest.get()))
+            })?;
+            session.knows(served, newest.get());
+            Ok(())
+        }
         Err(fault) => session.reply(call, Err(fault)),
     }
 }
@@ -86,7 +95,8 @@ pub fn invalidations(session: &mut Session, served: &Arc<Served>, call: Call, mu
         Err(fault) => return session.reply(&call, Err(fault)),
     };
     let reaches_back = served.hub.written_since(tid, |since| since != Since::TooOld);
-    if !reaches_back && is_young(tid, served) {
+    // What is read from the storage may be older than what was announced meanwhile.
+    if !reaches_back && !session.looks_back() && is_young(tid, served) {
         let served = Arc::clone(served);
         let dialect = session.dialect;
         session.answer_later(call, move || written_by_iteration(&served, dialect, tid));

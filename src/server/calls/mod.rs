@@ -7,6 +7,7 @@ pub mod commit;
 pub mod iterate;
 pub mod legacy;
 pub mod load;
+pub mod unanswered;
 
 use args::Args;
 
@@ -112,6 +113,11 @@ pub fn concerns_transaction(name: &[u8]) -> bool {
             | b"tpc_finish"
             | b"tpc_abort"
     )
+}
+
+/// Whether a client that has just registered only finds out what it has missed, so that it cannot be told of more yet.
+pub fn looks_back(method: &str) -> bool {
+    matches!(method, "lastTransaction" | "getInvalidations")
 }
 
 /// Answers a call of a client that has not registered.
