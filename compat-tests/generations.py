@@ -33,14 +33,19 @@ def original(generation: str) -> str:
 
 
 def need(generation: str) -> None:
-    """Skips a test whose environment could not be made here."""
+    """Skips a test of a generation whose environments could not be made here."""
     wanted = [generation, original(generation)] if SUBJECT == "runzeo" else [generation]
     for name in wanted:
-        if not environment_python(name).exists():
-            note = TOP / "target" / "python" / f"{name}.missing"
-            reason = note.read_text().strip() if note.exists() else "scripts/legacy-envs has not made it"
-            assert differs("legacy-environments")
-            pytest.skip(f"ledger: legacy-environments: no {name}: {reason}")
+        need_environment(name)
+
+
+def need_environment(name: str) -> None:
+    """Skips a test that needs an environment which could not be made here."""
+    if not environment_python(name).exists():
+        note = TOP / "target" / "python" / f"{name}.missing"
+        reason = note.read_text().strip() if note.exists() else "scripts/legacy-envs has not made it"
+        assert differs("legacy-environments")
+        pytest.skip(f"ledger: legacy-environments: no {name}: {reason}")
 
 
 def skip_mixed() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from oldzeo import OldClient
-from subject import Address
+from generations import ALLOWED_OF_ORIGINALS, need_environment
+from ledger import differs
+from oldzeo import OldClient, Python2Client
+from subject import SUBJECT, Address, Server
 
 REALM = "My Realm"
 USER, PASSWORD = "admin", "s3cret"
@@ -27,7 +31,7 @@ def text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-class AuthClient(OldClient):
+class Authenticating:
     """One connection, not registered. Once `authenticate` has been granted, every frame has its code."""
 
     outgoing: hmac.HMAC | None = None
@@ -66,8 +70,12 @@ class AuthClient(OldClient):
         return text(realm), text(challenge), text(nonce)
 
     def respond(self, challenge: str, user: str = USER, password: str = PASSWORD) -> Any:
+        return self.reply(self.respond_later(challenge, user, password))
+
+    def respond_later(self, challenge: str, user: str = USER, password: str = PASSWORD) -> int:
+        """Sends the response and returns its message id."""
         response = hexdigest(hexdigest(f"{user}:{REALM}:{password}") + ":" + challenge)
-        return self.call("auth_response", (user, challenge, response))
+        return self.start("auth_response", (user, challenge, response))
 
     def authenticate(self, user: str = USER, password: str = PASSWORD) -> Any:
         """The server's answer; if it is true, codes begin."""
@@ -86,9 +94,53 @@ class AuthClient(OldClient):
         self.incoming = hmac.new(key, digestmod="sha1")
 
 
-def authenticated(address: Address, storage: str = "1") -> AuthClient:
-    """A client that has registered."""
-    client = AuthClient(address)
-    assert client.authenticate() is True
-    assert client.call("register", storage, 0) is None
-    return client
+class AuthClient(Authenticating, OldClient):
+    """On Python 3."""
+
+
+class AuthClient2(Authenticating, Python2Client):
+    """On Python 2."""
+
+
+# The clients by the Python that they are on, each with the original that speaks its dialect.
+_CLIENTS = {"python 2": (AuthClient2, "zeo-4.3.1-py27"), "python 3": (AuthClient, "zeo-4.3.1-py36")}
+PYTHONS = tuple(_CLIENTS)
+
+
+def authentication(database: Path, protocol: str | None = "digest") -> dict[str, object]:
+    """The keys of <zeo> for a server with passwords."""
+    keys = {"protocol": protocol, "database": database, "realm": REALM} if protocol else {}
+    return {f"authentication_{key}": value for key, value in keys.items()}
+
+
+class Guarded:
+    """A server that lets nobody in without a password: ours, or that of ZEO 4, the last one that knew some.
+
+    With another `protocol` than `digest` it has no passwords, and lets everybody in.
+    """
+
+    def __init__(
+        self, make_server: Callable[..., Server], database: Path, python: str, protocol: str | None = "digest"
+    ) -> None:
+        self._kind, original = _CLIENTS[python]
+        if SUBJECT == "runzeo":
+            need_environment(original)
+        self.server = make_server(original=original, blobs=True, **authentication(database, protocol))
+        self.address = self.server.address
+        self.log = self.server.log
+        if SUBJECT == "runzeo":
+            self.log.allow(*ALLOWED_OF_ORIGINALS, "Traceback")
+
+    def expect(self, *patterns: str) -> None:
+        """What the server is to say of a peer that it refuses."""
+        if not differs("password-refusals-unsaid"):
+            self.log.expect(*patterns)
+
+    def client(self) -> Authenticating:
+        return self._kind(self.address)
+
+    def registered(self) -> Authenticating:
+        client = self.client()
+        assert client.authenticate() is True
+        assert client.call("register", "1", 0) is None
+        return client

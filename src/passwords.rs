@@ -108,12 +108,28 @@ pub enum PasswordError {
     /// The hashes of a file without a realm are of no use to a server.
     #[error("no realm: the password database {} has no line `realm NAME`; name the realm of the server with -r", .0.display())]
     NoRealm(PathBuf),
+    /// It is not the database of the server that is to use it. The original's words, and what to do.
+    #[error(
+        "password database realm {} does not match storage realm {}: the first line of {} must be `realm {wanted}`",
+        .found.as_deref().map_or_else(|| "None".to_owned(), repr), repr(.wanted), .path.display()
+    )]
+    NotTheServers {
+        /// The server's realm.
+        wanted: String,
+        /// What the file says.
+        found: Option<String>,
+        /// The file.
+        path: PathBuf,
+    },
     /// There is such a user.
     #[error("User {0} already exists")]
     UserExists(String),
     /// There is no such user.
     #[error("No such user: {0}")]
     NoSuchUser(String),
+    /// Nobody could use it.
+    #[error("the password is empty, which clients take for none at all")]
+    EmptyPassword,
     /// A name that the file could not tell from something else.
     #[error("{what} {} cannot be written to a password database: {reason}", repr(.name))]
     BadName {
@@ -152,6 +168,20 @@ impl Database {
         }
         database.realm = database.realm.filter(|realm| !realm.is_empty());
         Ok(database)
+    }
+
+    /// Reads the file at `path` for a server, whose realm must be that of the file.
+    pub fn read_for(realm: &str, path: &Path) -> Result<Self, PasswordError> {
+        let database = Self::read(path)?;
+        if database.realm() == Some(realm) {
+            return Ok(database);
+        }
+        Err(PasswordError::NotTheServers { wanted: realm.to_owned(), found: database.realm, path: database.path })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The realm, if the file names one.
@@ -215,6 +245,9 @@ impl Database {
     /// Adds a user, or changes the password of one who is there.
     pub fn set_password(&mut self, user: &str, password: &str) -> Result<(), PasswordError> {
         check_name("user", user)?;
+        if password.is_empty() {
+            return Err(PasswordError::EmptyPassword);
+        }
         let hash = PasswordHash::new(user, self.required_realm()?, password);
         self.users.insert(user.to_owned(), hash);
         Ok(())
@@ -235,8 +268,7 @@ impl Database {
     }
 
     fn replace(&self) -> io::Result<()> {
-        // A link goes on leading to the file.
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let path = self.destination();
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
         if let Ok(earlier) = fs::metadata(&path) {
@@ -250,6 +282,18 @@ impl Database {
         file.as_file().sync_all()?;
         file.persist(&path)?;
         File::open(directory)?.sync_all()
+    }
+
+    /// The file itself, be it there or not: a link goes on leading to it.
+    fn destination(&self) -> PathBuf {
+        if let Ok(path) = fs::canonicalize(&self.path) {
+            return path;
+        }
+        // A link to a file that is still to be made; one that leads to another such link is replaced.
+        match fs::read_link(&self.path) {
+            Ok(target) => self.path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => self.path.clone(),
+        }
     }
 
     fn text(&self) -> String {
@@ -320,6 +364,7 @@ mod tests {
         for name in ["", "a:b", " a", "a\nb"] {
             assert!(database.add(name, "x").is_err(), "{name:?}");
         }
+        assert!(matches!(database.add("admin", ""), Err(PasswordError::EmptyPassword)));
         assert_eq!(
             database.set_realm("Other").unwrap_err().to_string(),
             "Specified realm 'Other' differs from database realm 'My Realm'"

@@ -3,18 +3,33 @@
 //!
 //! Whatever is wrong with an attempt, the client hears the same, after the same time; the log says more. Hashes of
 //! passwords never leave this file but as a session key.
+//!
+//! The password database is looked at with each attempt, and read when it has changed; while it is broken, what was
+//! there before holds. Clients that have authenticated stay, whatever changes.
 
-use tracing::{info, warn};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
 
 use super::calls::args::Args;
 use super::session::{Answer, printable};
-use crate::passwords::{Database, PasswordHash, hex, sha1_hex};
+use super::tls::Stamp;
+use crate::passwords::{Database, PasswordError, PasswordHash, hex, sha1_hex};
 use crate::pickle::Value;
+use crate::sync::Mutex;
 use crate::wire::fault::Fault;
 use crate::wire::mac::SessionKey;
 
 /// Failed attempts after which the connection is closed.
 pub const MOST_FAILURES: u32 = 3;
+
+/// Requests after which the connection of a client that has not authenticated is closed. An attempt takes three.
+pub const MOST_REQUESTS: u32 = 16;
+
+/// How long a client may take to authenticate, from the first byte on: as long as a TLS handshake.
+pub const TIME: Duration = Duration::from_secs(15);
 
 /// The name of the only protocol there is.
 pub const PROTOCOL: &str = "digest";
@@ -23,16 +38,48 @@ pub const PROTOCOL: &str = "digest";
 #[derive(Debug)]
 pub struct Authenticator {
     realm: String,
-    users: Database,
+    current: Mutex<Current>,
     /// Stands in for the hash of a user who does not exist.
     nobody: PasswordHash,
 }
 
+#[derive(Debug)]
+struct Current {
+    users: Arc<Database>,
+    /// What the file looked like when it was read last, with success or not.
+    stamp: Stamp,
+}
+
 impl Authenticator {
-    /// The users of `realm` in `users`.
-    pub fn new(realm: String, users: Database) -> Self {
-        let nobody = PasswordHash::new("", &realm, "");
-        Self { realm, users, nobody }
+    /// The users of `realm` in the database at `path`.
+    pub fn open(path: &Path, realm: &str) -> Result<Self, PasswordError> {
+        let stamp = Stamp::of([path]);
+        let users = Arc::new(Database::read_for(realm, path)?);
+        let nobody = PasswordHash::new("", realm, "");
+        Ok(Self { realm: realm.to_owned(), current: Mutex::new(Current { users, stamp }), nobody })
+    }
+
+    /// The users of now.
+    fn users(&self) -> Arc<Database> {
+        let mut current = self.current.lock();
+        let path = current.users.path().to_owned();
+        let stamp = Stamp::of([path.as_path()]);
+        if stamp != current.stamp {
+            current.stamp = stamp;
+            match Database::read_for(&self.realm, &path) {
+                Ok(users) => {
+                    info!(target: "ZEO.StorageServer", "passwords have changed and are read again: {} users", users.len());
+                    current.users = Arc::new(users);
+                }
+                Err(error) => {
+                    error!(
+                        target: "ZEO.StorageServer",
+                        "passwords have changed and cannot be used; those of before hold: {}", printable(&error.to_string())
+                    );
+                }
+            }
+        }
+        Arc::clone(&current.users)
     }
 
     /// The realm that clients have to name.
@@ -42,7 +89,7 @@ impl Authenticator {
 
     /// How many users there are.
     pub fn user_count(&self) -> usize {
-        self.users.len()
+        self.current.lock().users.len()
     }
 }
 
@@ -52,6 +99,7 @@ pub struct Progress {
     /// What the client has to answer, once.
     challenge: Option<Challenge>,
     failures: u32,
+    requests: u32,
     /// The user that the client has shown to be.
     user: Option<String>,
 }
@@ -84,6 +132,12 @@ impl Progress {
         self.failures >= MOST_FAILURES
     }
 
+    /// Counts a request of a client that has not authenticated, whatever it is; false if it was one too many.
+    pub const fn may_ask(&mut self) -> bool {
+        self.requests += 1;
+        self.requests <= MOST_REQUESTS
+    }
+
     /// `auth_get_challenge()`: realm, challenge, and what makes the key another one each time.
     pub fn challenge(&mut self, authenticator: &Authenticator, args: Args) -> Answer {
         args.end()?;
@@ -109,7 +163,8 @@ impl Progress {
             return Err(Fault::Type("auth_response() takes a tuple (user, challenge, response)".to_owned()));
         };
         let user = String::from_utf8_lossy(&user).into_owned();
-        let known = authenticator.users.hash_of(&user);
+        let users = authenticator.users();
+        let known = users.hash_of(&user);
         let hash = known.unwrap_or(&authenticator.nobody);
         // Everything is computed in any case: how long it takes tells nothing.
         let issued = self.challenge.take();
@@ -165,10 +220,14 @@ mod tests {
     use super::*;
 
     fn authenticator() -> Authenticator {
-        let mut users = Database::read(std::path::Path::new("/nonexistent/passwords")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwords");
+        let mut users = Database::read(&path).unwrap();
         users.set_realm("R").unwrap();
         users.add("u", "p").unwrap();
-        Authenticator::new("R".to_owned(), users)
+        users.write().unwrap();
+        // What becomes of the file is not asked here: without it, what was read holds.
+        Authenticator::open(&path, "R").unwrap()
     }
 
     fn challenge(progress: &mut Progress, authenticator: &Authenticator) -> String {

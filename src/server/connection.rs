@@ -13,11 +13,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::access::Access;
+use super::auth;
 use super::hub::ClientId;
 use super::outbox::{Closing, Outbox, READ_PAUSE_BYTES, Taken};
 use super::session::{End, Session, printable};
@@ -91,6 +92,14 @@ pub async fn serve<S: Stream>(server: Arc<Shared>, stream: S, id: ClientId, addr
     }
 }
 
+/// Returns when a deadline has passed: never, if there is none.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Queues a frame that is not a message.
 fn push_raw(outbox: &Outbox, body: &[u8]) {
     outbox.push(|out| {
@@ -124,13 +133,17 @@ impl<S: Stream> Connection<S> {
         address: &str,
         access: Access,
     ) -> Result<(), Failure> {
+        let authenticate_until = server.authenticator.as_ref().map(|_| Instant::now() + auth::TIME);
         let answer = loop {
             if let Some(answer) = self.take_frame(frame::LIMIT_BEFORE_REGISTRATION)? {
                 break answer;
             }
-            match self.next_event(Wanted::Requests).await? {
-                Event::Received | Event::Room => {}
-                Event::Closed | Event::Ended(_) => return Ok(()),
+            tokio::select! {
+                event = self.next_event(Wanted::Requests) => match event? {
+                    Event::Received | Event::Room => {}
+                    Event::Closed | Event::Ended(_) => return Ok(()),
+                },
+                () = passed(authenticate_until) => return Err(End::Stranger.into()),
             }
         };
         let dialect = match handshake::answer(&answer) {
@@ -145,8 +158,9 @@ impl<S: Stream> Connection<S> {
             Answer::Refused(shown) => return Err(End::Protocol(format!("bad handshake {shown}")).into()),
         };
         info!(target: "ZEO.asyncio.server", "received handshake {:?}", String::from_utf8_lossy(&answer));
+        let outbox = Arc::clone(&self.outbox);
         let session =
-            Session::new(Arc::clone(server), id, address.to_owned(), access, Arc::clone(&self.outbox), dialect);
+            Session::new(Arc::clone(server), id, address.to_owned(), access, outbox, dialect, authenticate_until);
         self.run(session).await
     }
 
@@ -157,12 +171,6 @@ impl<S: Stream> Connection<S> {
                 tokio::task::yield_now().await;
             }
             let deadline = session.deadline();
-            let timeout = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 event = self.next_event(wanted) => match event? {
                     Event::Received | Event::Room => {}
@@ -174,7 +182,7 @@ impl<S: Stream> Connection<S> {
                 done = session.beside(), if session.has_beside() => if let Some((id, done)) = done {
                     session.resume(id, done)?;
                 },
-                () = timeout => return Err(session.timed_out().into()),
+                () = passed(deadline) => return Err(session.timed_out().into()),
             }
         }
     }

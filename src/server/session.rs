@@ -51,6 +51,8 @@ pub struct Session {
     server: Arc<Shared>,
     access: Access,
     authentication: Progress,
+    /// When the client must have authenticated, if it has to.
+    authenticate_until: Option<Instant>,
     /// Of what the client sends, once it has authenticated.
     incoming_mac: Option<RunningMac>,
     registration: Option<Registration>,
@@ -115,13 +117,17 @@ pub enum End {
     /// A call failed that wants no reply, so the client could not learn of it otherwise.
     #[error("async `{0}` raised exception: {1}")]
     AsyncFault(&'static str, Fault),
+    /// The client had to authenticate, and took its time.
+    #[error("it has not authenticated after {} seconds", auth::TIME.as_secs())]
+    Stranger,
     /// The client held the commit lock for too long.
     #[error("Transaction timeout after {0} seconds")]
     Timeout(f64),
 }
 
 impl Session {
-    /// A conversation that starts after the handshake.
+    /// A conversation that starts after the handshake. Where clients have to authenticate, they must have done so by
+    /// `authenticate_until`.
     pub fn new(
         server: Arc<Shared>,
         id: ClientId,
@@ -129,6 +135,7 @@ impl Session {
         access: Access,
         outbox: Arc<Outbox>,
         dialect: Dialect,
+        authenticate_until: Option<Instant>,
     ) -> Self {
         Self {
             id,
@@ -139,6 +146,7 @@ impl Session {
             server,
             access,
             authentication: Progress::default(),
+            authenticate_until,
             incoming_mac: None,
             registration: None,
             looks_back: false,
@@ -156,6 +164,9 @@ impl Session {
         let request = self.dialect.decode(frame).map_err(|error| End::Protocol(error.to_string()))?;
         if request.is_keep_alive() {
             return Ok(());
+        }
+        if self.is_stranger() && !self.authentication.may_ask() {
+            return Err(End::Protocol(format!("{} requests without authentication", auth::MOST_REQUESTS)));
         }
         if self.registration.is_none() {
             self.dialect = self.dialect.for_python(request.python);
@@ -253,13 +264,16 @@ impl Session {
         Ok(())
     }
 
-    /// When the client must have finished or aborted, if it has voted.
+    /// When the client must have authenticated; or have finished or aborted, if it has voted.
     pub fn deadline(&self) -> Option<Instant> {
-        self.transaction.deadline()
+        if self.is_stranger() { self.authenticate_until } else { self.transaction.deadline() }
     }
 
     /// The client has missed its deadline.
     pub fn timed_out(&self) -> End {
+        if self.is_stranger() {
+            return End::Stranger;
+        }
         let timeout = self.registration.as_ref().and_then(|registration| registration.served.transaction_timeout);
         End::Timeout(timeout.unwrap_or_default().as_secs_f64())
     }
@@ -313,9 +327,14 @@ impl Session {
         self.server.authenticator.as_deref()
     }
 
+    /// Whether the client has to authenticate, and has not yet.
+    fn is_stranger(&self) -> bool {
+        self.authenticator().is_some() && !self.authentication.is_authenticated()
+    }
+
     /// The answer to a client that has to authenticate first.
     fn refuse_stranger(&self) -> Option<Fault> {
-        if self.authenticator().is_none() || self.authentication.is_authenticated() {
+        if !self.is_stranger() {
             return None;
         }
         let hint = if self.dialect.is_legacy() { "" } else { ": clients of ZEO 5 and later cannot authenticate" };

@@ -11,7 +11,6 @@ use crate::config::{
 };
 use crate::literals::{parse_float, repr};
 use crate::logging::EventLogSettings;
-use crate::passwords::Database;
 use crate::server::auth::Authenticator;
 
 /// What `--help` prints. `PROG` stands for the name of the program.
@@ -197,16 +196,8 @@ fn authenticator(settings: &AuthenticationSettings) -> Result<Option<Arc<Authent
     let Some((path, realm)) = settings.digest()? else {
         return Ok(None);
     };
-    let users = Database::read(path).map_err(|error| error.to_string())?;
-    if users.realm() != Some(realm) {
-        let found = users.realm().map_or_else(|| "None".to_owned(), repr);
-        return Err(format!(
-            "password database realm {found} does not match storage realm {}: the first line of {} must be `realm {realm}`",
-            repr(realm),
-            path.display()
-        ));
-    }
-    Ok(Some(Arc::new(Authenticator::new(realm.to_owned(), users))))
+    let authenticator = Authenticator::open(path, realm).map_err(|error| error.to_string())?;
+    Ok(Some(Arc::new(authenticator)))
 }
 
 /// An option may be repeated with the same value only.

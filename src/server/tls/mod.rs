@@ -21,8 +21,8 @@ use tokio_rustls::server::TlsStream;
 use tracing::{error, info};
 
 use crate::sync::Mutex;
-pub use files::TlsError;
-use files::{Named, Stamp};
+use files::Named;
+pub use files::{Stamp, TlsError};
 pub use holders::{CertificateName, Holder};
 use trust::Trust;
 
