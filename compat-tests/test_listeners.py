@@ -14,7 +14,7 @@ import certificates
 from certificates import Files, known
 from clients import RemoteError
 from ledger import skip_where_differs
-from rawzeo import MAXTID, Z64, Closed, Fault, RawClient, p64, registered
+from rawzeo import MAXTID, Z64, Closed, Fault, RawClient, p64, record, registered
 from subject import PATIENCE_S, filestorage, free_port, runzeo_command, section, wait_until
 
 
@@ -249,13 +249,12 @@ def test_nobody_packs_who_may_only_read(make_server):
     port = free_port()
     server = make_server(inner=section("listener", address=f"127.0.0.1:{port}", read_only=True))
     writer = registered(server.address)
-    oid = writer.new_oid()
-    tid = Z64
-    for data in (b"one", b"two"):
-        tid = writer.commit((oid, tid, data))
+    first = writer.commit((Z64, Z64, record(1)))
+    writer.commit((Z64, first, record(2)))
     reader = registered(("127.0.0.1", port), read_only=True)
     server.log.expect("`pack` raised exception: ReadOnlyError")
     with pytest.raises(Fault, match="ReadOnlyError"):
         reader.call("pack", 4102444800.0, True)
-    assert len(reader.call("history", oid, 10)) == 2
-    registered(server.address, read_only=True).call("pack", 4102444800.0, False)
+    assert len(reader.call("history", Z64, 10)) == 2
+    registered(server.address, read_only=True).call("pack", 4102444800.0, True)
+    assert len(reader.call("history", Z64, 10)) == 1
