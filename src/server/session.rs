@@ -248,6 +248,11 @@ impl Session {
         End::Timeout(timeout.unwrap_or_default().as_secs_f64())
     }
 
+    /// Whether it is the way in or the certificate that lets this client only read, where the server lets others write.
+    pub(super) fn is_kept_from_writing(&self) -> bool {
+        self.access.read_only && !self.server.read_only
+    }
+
     /// `register(storage, read_only)`: the newest tid, or nothing for old clients, which ask for it next.
     pub(super) fn register(&mut self, call: &Call, mut args: Args) -> Result<(), End> {
         if let Some(refused) = self.refuse_stranger() {
