@@ -213,7 +213,13 @@ fn explained(error: &std::io::Error) -> String {
             CertificateError::UnknownIssuer => {
                 "its certificate is not in `authenticate`, and is signed by no CA there".to_owned()
             }
-            CertificateError::BadSignature => "it does not hold the key of its certificate".to_owned(),
+            CertificateError::BadSignature => {
+                "it does not hold the key of its certificate, or that is RSA of less than 2048 bits".to_owned()
+            }
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+                "its certificate has a key or a signature of a kind that is not known here".to_owned()
+            }
             CertificateError::Revoked => "its certificate is revoked".to_owned(),
             CertificateError::UnknownRevocationStatus => {
                 "there are CRLs in `authenticate`, but none of the CA of its certificate".to_owned()

@@ -168,7 +168,7 @@ fn a_certificate_is_worth_nothing_without_its_key() {
     for version in [&TLS12, &TLS13] {
         assert_eq!(handshake(&tls, Client::config(&client, &client, version)).0, Ok(()));
         let (refused, _) = handshake(&tls, Client::config(&client, &thief, version));
-        assert_eq!(refused, Err("it does not hold the key of its certificate".to_owned()), "{version:?}");
+        assert!(refused.unwrap_err().starts_with("it does not hold the key of its certificate"), "{version:?}");
     }
 }
 
