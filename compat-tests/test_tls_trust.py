@@ -11,6 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from certificates import Files, known, make
 from ledger import differs, skip_where_differs
 from subject import wait_until
+from test_tls import broken
 from tls_checks import connects, refused
 
 SERVER = known("server")
@@ -221,3 +222,33 @@ def test_a_forged_revocation_list(make_server, files, authority):
     )
     assert not connects(server, files.client(bad, SERVER))
     assert connects(server, files.client(good, SERVER))
+
+
+OPENSSL_CA = """
+[ca]
+default_ca = here
+[here]
+database = index.txt
+certificate = ca.pem
+private_key = ca.key
+default_md = sha256
+default_crl_days = 30
+"""
+
+
+def test_a_revocation_list_of_version_1(make_server, files, authority, tmp_path):
+    """As `openssl ca` makes it where it has no file for the numbers."""
+    bad = make("bad", authority)
+    serial = f"{bad.certificate.serial_number:X}"
+    for name, text in [("ca.pem", authority.pem), ("ca.key", authority.key_pem()), ("openssl.cnf", OPENSSL_CA.encode())]:
+        files.write(name, text)
+    files.write("index.txt", f"R\t391231000000Z\t200101000000Z\t{serial:0>{len(serial) + len(serial) % 2}}\tunknown\t/CN=bad\n".encode())
+    command = ["openssl", "ca", "-config", "openssl.cnf", "-gencrl"]
+    revoking = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
+    text = files.ssl(SERVER, authority.pem, revoking)
+    if differs("tls-lists-of-version-1"):
+        broken(tmp_path, text, "CRL 1 cannot be used: it is of version 1; for one of version 2 name a file `crlnumber`")
+        return
+    server = make_server(inner=text)
+    assert connects(server, files.client(make("good", authority), SERVER))
+    refused(server, files.client(bad, SERVER), "its certificate is revoked")

@@ -215,9 +215,17 @@ impl Revocations {
         certificates: &[X509Certificate<'_>],
     ) -> Result<Self, TlsError> {
         let unusable = |reason: String| found.unusable("CRL", format!("cannot be used: {reason}"));
-        let list = OwnedCertRevocationList::from_der(&found.der).map_err(|error| unusable(error.to_string()))?;
         let (_, parsed) =
             CertificateRevocationList::from_der(&found.der).map_err(|error| unusable(error.to_string()))?;
+        let list = OwnedCertRevocationList::from_der(&found.der).map_err(|error| {
+            unusable(match (parsed.version(), parsed.next_update()) {
+                (None, _) => {
+                    "it is of version 1; for one of version 2 name a file `crlnumber` to openssl ca".to_owned()
+                }
+                (_, None) => "it does not say until when it is good; let its CA make it for some days".to_owned(),
+                _ => error.to_string(),
+            })
+        })?;
         let issuer = parsed.issuer().as_raw();
         let mut makers = certificates.iter().filter(|maker| maker.subject().as_raw() == issuer).peekable();
         if makers.peek().is_some() && !makers.any(|maker| parsed.verify_signature(maker.public_key()).is_ok()) {
