@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from subject import section
@@ -18,10 +18,16 @@ from subject import section
 _DAY = datetime.timedelta(days=1)
 
 
-def _key(kind: str = "ec"):
-    if kind == "rsa":
-        return rsa.generate_private_key(65537, 2048)
-    return ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+_KINDS = {
+    "ec": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "rsa": lambda: rsa.generate_private_key(65537, 2048),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+    "ed448": ed448.Ed448PrivateKey.generate,
+}
+_USES = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+         "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
 
 
 @dataclass
@@ -48,11 +54,11 @@ class Certificate:
             serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption(),
         )
 
-    def revoking(self, *revoked: Certificate, days: int = 30) -> bytes:
-        """A list of revoked certificates of this CA."""
+    def revoking(self, *revoked: Certificate, days: int = 30, age: int = 60) -> bytes:
+        """A list of revoked certificates of this CA, made `age` days ago and good for `days` from now."""
         now = datetime.datetime.now(datetime.UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
-        builder = builder.last_update(now - 60 * _DAY).next_update(now + days * _DAY)
+        builder = builder.last_update(now - age * _DAY).next_update(now + days * _DAY)
         builder = builder.add_extension(x509.CRLNumber(1), False)
         builder = builder.add_extension(_authority(self.key), False)
         for victim in revoked:
@@ -62,33 +68,45 @@ class Certificate:
 
 
 def make(
-    name: str, issuer: Certificate | None = None, *, ca: bool = False, kind: str = "ec", days: tuple[int, int] = (-1, 30)
+    name: str,
+    issuer: Certificate | None = None,
+    *,
+    more_names: tuple[str, ...] = (),
+    ca: bool = False,
+    kind: str = "ec",
+    days: tuple[int, int] = (-1, 30),
+    serial: int | None = None,
+    most_between: int | None = None,
+    uses: tuple[str, ...] = (),
+    purpose: x509.ObjectIdentifier | None = None,
 ) -> Certificate:
-    """A certificate of `name`, signed by `issuer` or by itself, valid from and to these days from now."""
-    key = _key(kind)
+    """A certificate of `name`, signed by `issuer` or by itself, valid from and to these days from now.
+
+    `most_between`: how many CAs a CA may have between itself and others. `uses` of the key, and the one `purpose`
+    of the certificate: without them it does not say.
+    """
+    key = _KINDS[kind]()
     now = datetime.datetime.now(datetime.UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in (name, *more_names)])
     signer = issuer.key if issuer else key
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(now + days[0] * _DAY)
         .not_valid_after(now + days[1] * _DAY)
-        .add_extension(x509.BasicConstraints(ca, None), critical=True)
+        .add_extension(x509.BasicConstraints(ca, most_between), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .add_extension(_authority(signer), False)
     )
     if ca:
-        usage = dict.fromkeys(
-            ("digital_signature", "key_cert_sign", "crl_sign"), True
-        ) | dict.fromkeys(
-            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
-             "decipher_only"), False
-        )
-        builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
+        uses = uses or ("digital_signature", "key_cert_sign", "crl_sign")
+    if uses:
+        builder = builder.add_extension(x509.KeyUsage(**{use: use in uses for use in _USES}), critical=True)
+    if purpose:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), False)
     return Certificate(builder.sign(signer, _digest(signer)), key)
 
 
@@ -97,7 +115,7 @@ def _authority(key) -> x509.AuthorityKeyIdentifier:
 
 
 def _digest(key):
-    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    return None if isinstance(key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)) else hashes.SHA256()
 
 
 @cache

@@ -6,6 +6,7 @@ Exceptions come as pickled instances; here they stay descriptions.
 from __future__ import annotations
 
 import io
+import ssl
 import struct
 from typing import Any
 
@@ -88,8 +89,10 @@ def python_2_pickle(value: Any) -> bytes:
 class OldClient(RawClient):
     """One connection, registered. `has_versions`: calls and invalidations name them, up to ZODB 3.8."""
 
-    def __init__(self, address: Address, version: str, *, register: bool = True) -> None:
-        super().__init__(address, answer=version.encode())
+    def __init__(
+        self, address: Address, version: str, *, register: bool = True, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(address, answer=version.encode(), tls=tls)
         self.has_versions = version in VERSIONS[: VERSIONS.index("Z309")]
         if register:
             assert self.call("getAuthProtocol") is None

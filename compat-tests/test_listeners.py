@@ -153,8 +153,10 @@ def test_a_read_only_listener(make_server, clients):
         raw.register()
     assert fault.value.class_name == "ZODB.POSException.ReadOnlyError"
     assert raw.register("1", True) == tid
-    with pytest.raises(Fault):
-        raw.call("new_oids", 1)
+    for method, args in [("new_oids", (1,)), ("pack", (0, True))]:
+        with pytest.raises(Fault) as fault:
+            raw.call(method, *args)
+        assert fault.value.class_name == "ZODB.POSException.ReadOnlyError", method
     raw.close()
     worker = clients.storage(reading, read_only_fallback=True)
     assert worker.do("call", "isReadOnly")

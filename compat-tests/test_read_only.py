@@ -7,6 +7,19 @@ from rawzeo import MAXTID, Z64, Fault, p64
 from subject import filestorage
 
 READ_ONLY = "ZODB.POSException.ReadOnlyError"
+# Calls that write, or are of no use but for that.
+WRITES = [
+    ("new_oids", (5,)),
+    ("tpc_begin", (1, b"", b"", {}, None, " ")),
+    ("storea", (p64(1), Z64, b"data", 1)),
+    ("restorea", (p64(1), Z64, b"data", None, 1)),
+    ("deleteObject", (p64(1), Z64, 1)),
+    ("checkCurrentSerialInTransaction", (p64(1), Z64, 1)),
+    ("undoa", (b"AAAAAAAAAAA=", 1)),
+    ("vote", (1,)),
+    ("tpc_finish", (1,)),
+    ("tpc_abort", (1,)),
+]
 
 
 def refused(client, method, *args) -> None:
@@ -16,21 +29,7 @@ def refused(client, method, *args) -> None:
     assert tuple(fault.value.state) == ()
 
 
-@pytest.mark.parametrize(
-    ("method", "args"),
-    [
-        ("new_oids", (5,)),
-        ("tpc_begin", (1, b"", b"", {}, None, " ")),
-        ("storea", (p64(1), Z64, b"data", 1)),
-        ("restorea", (p64(1), Z64, b"data", None, 1)),
-        ("deleteObject", (p64(1), Z64, 1)),
-        ("checkCurrentSerialInTransaction", (p64(1), Z64, 1)),
-        ("undoa", (b"AAAAAAAAAAA=", 1)),
-        ("vote", (1,)),
-        ("tpc_finish", (1,)),
-        ("tpc_abort", (1,)),
-    ],
-)
+@pytest.mark.parametrize(("method", "args"), WRITES)
 def test_writing_is_refused(server, raw, method, args):
     server.log.allow("raised exception")
     client = raw(server, read_only=True)

@@ -1,11 +1,17 @@
-"""TLS: who is let in, by certificates alone. Both servers, wherever Python's can do it."""
+"""TLS: clients, the files of `<ssl>`, hostile input. Both servers, wherever Python's can do it.
+
+Whose certificates are accepted is in test_tls_trust.py.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import socket
 import ssl
 import subprocess
+import textwrap
 import time
 
 import pytest
@@ -14,12 +20,14 @@ import certificates
 from certificates import Files, known, make
 from clients import RemoteError
 from ledger import differs, skip_where_differs
-from rawzeo import MAXTID, Z64, Closed, Fault, RawClient, p64, ruok
-from subject import PATIENCE_S, filestorage, runzeo_command, section, wait_until, zeopack_command
+from oldzeo import VERSIONS, OldClient
+from rawzeo import MAXTID, ROOT, Z64, Fault, RawClient, p64, record, registered, ruok
+from subject import PATIENCE_S, SUBJECT, TOP, filestorage, free_port, runzeo_command, section, wait_until, zeopack_command
+from test_read_only import WRITES
+from tls_checks import connects, refused
 
 SERVER = known("server")
-# What connecting may end in when the server does not want us.
-REFUSED = (Closed, ConnectionError, ssl.SSLError)
+PASSWORD = "s3cret word"
 
 
 @pytest.fixture
@@ -30,116 +38,6 @@ def files(tmp_path) -> Files:
 @pytest.fixture(scope="module")
 def authority():
     return make("authority", ca=True)
-
-
-def connects(server, client: dict, version=None) -> bool:
-    try:
-        raw = RawClient(server.address, tls=certificates.context(**client, version=version))
-    except REFUSED:
-        return False
-    try:
-        return raw.register() is not None
-    except REFUSED:
-        return False
-    finally:
-        raw.close()
-
-
-def refused(server, client: dict, reason: str) -> None:
-    """The server lets nobody in like this; ours says why."""
-    mark = server.log.size()
-    if server.subject == "zeolite":
-        server.log.allow("TLS handshake with .* failed")
-    else:
-        server.log.allow("SSL", "ssl")
-    assert not connects(server, client)
-    if not differs("tls-refusals-unsaid"):
-        wait_until(lambda: reason in server.log.text(mark), f"{reason!r} in the log:\n{server.log.tail()}")
-
-
-# Who is let in
-
-
-@pytest.mark.parametrize("kind", ["ec", "rsa", "ed25519"])
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
-def test_a_listed_certificate_needs_no_authority(make_server, files, kind, version):
-    mine = known("client", kind)
-    server = make_server(inner=files.ssl(SERVER, known("other").pem, mine.pem))
-    assert connects(server, files.client(mine, SERVER), version)
-
-
-def test_a_listed_authority_may_come_itself(make_server, files, authority):
-    """OpenSSL makes self-signed certificates that say CA:TRUE unless told otherwise."""
-    server = make_server(inner=files.ssl(SERVER, authority.pem))
-    assert connects(server, files.client(authority, SERVER))
-
-
-def test_an_authority_lets_in_whom_it_has_signed(make_server, files, authority):
-    server = make_server(inner=files.ssl(SERVER, authority.pem))
-    assert connects(server, files.client(make("client", authority), SERVER))
-    between = make("between", authority, ca=True)
-    assert connects(server, files.client(make("client", between), SERVER, between))
-    refused(server, files.client(make("client", between), SERVER), "is signed by no CA there")
-
-
-def test_strangers_stay_out(make_server, files, authority):
-    listed = known("client")
-    server = make_server(inner=files.ssl(SERVER, authority.pem, listed.pem))
-    refused(server, files.client(known("stranger"), SERVER), "is signed by no CA there")
-    refused(server, files.client(make("authority"), SERVER), "is not signed by the CA that it names")
-    refused(server, files.client(None, SERVER), "it presents no certificate")
-    assert connects(server, files.client(listed, SERVER))
-
-
-def test_a_listed_client_makes_no_certificates(make_server, files):
-    """The holder of a certificate that is no CA cannot let others in."""
-    listed = known("client")
-    server = make_server(inner=files.ssl(SERVER, listed.pem))
-    refused(server, files.client(make("friend", listed), SERVER, listed), "TLS handshake with")
-
-
-@pytest.mark.parametrize(("days", "reason"), [((-9, -1), "has expired"), ((1, 9), "is not valid yet")])
-@pytest.mark.parametrize("how", ["listed", "signed"])
-def test_certificates_have_their_time(make_server, files, authority, how, days, reason):
-    mine = make("client", authority if how == "signed" else None, days=days)
-    server = make_server(inner=files.ssl(SERVER, authority.pem, *([mine.pem] if how == "listed" else [])))
-    refused(server, files.client(mine, SERVER), reason)
-
-
-def test_an_expired_authority_lets_nobody_in(make_server, files):
-    authority = make("old authority", ca=True, days=(-9, -1))
-    server = make_server(inner=files.ssl(SERVER, authority.pem))
-    refused(server, files.client(make("client", authority), SERVER), "is signed by no CA there")
-
-
-def test_revoked_certificates(make_server, files, authority):
-    good, bad = make("good", authority), make("bad", authority)
-    server = make_server(inner=files.ssl(SERVER, authority.pem, authority.revoking(bad)))
-    assert connects(server, files.client(good, SERVER))
-    refused(server, files.client(bad, SERVER), "its certificate is revoked")
-
-
-def test_with_a_revocation_list_every_authority_needs_one(make_server, files, authority):
-    other = make("other authority", ca=True)
-    server = make_server(inner=files.ssl(SERVER, authority.pem, authority.revoking(), other.pem))
-    refused(server, files.client(make("client", other), SERVER), "none of the CA of its certificate")
-
-
-def test_an_expired_revocation_list_lets_nobody_in(make_server, files, authority):
-    server = make_server(inner=files.ssl(SERVER, authority.pem, authority.revoking(days=-1)))
-    refused(server, files.client(make("client", authority), SERVER), "CRL of the CA of its certificate has expired")
-
-
-def test_a_directory_is_read(make_server, files, authority):
-    directory = files.directory / "trusted"
-    directory.mkdir()
-    # The name that `openssl rehash` gives it, which Python's server needs.
-    command = ["openssl", "x509", "-noout", "-subject_hash", "-in", str(files.write("authority.pem", authority.pem))]
-    digest = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    (directory / f"{digest}.0").write_bytes(authority.pem)
-    server = make_server(inner=files.ssl(SERVER, b"", authenticate=directory))
-    assert connects(server, files.client(make("client", authority), SERVER))
-    refused(server, files.client(known("stranger"), SERVER), "is signed by no CA there")
 
 
 # Real clients
@@ -157,6 +55,24 @@ def test_real_clients(make_server, clients, files):
     tid = one.do("commit", (oid, Z64, large))
     wait_until(lambda: two.do("call", "lastTransaction") == tid, "the other client hears of it")
     assert two.do("load", oid)[:2] == (large, tid)
+
+
+def test_certificates_and_sections_as_the_readme_has_them(make_server, clients, tmp_path, monkeypatch):
+    how_to = (TOP / "README.md").read_text().partition("\n## TLS\n")[2].partition("\n## ")[0]
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?m)(?:^    .*\n)+", how_to)]
+    commands, of_server, of_client = blocks
+    subprocess.run(["bash", "-euc", commands], cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE_S)
+    (tmp_path / "clients.pem").write_bytes((tmp_path / "client.pem").read_bytes())
+
+    def ssl_section(text: str) -> str:
+        text = re.search(r"(?s)<ssl>.*</ssl>", text).group()
+        return re.sub(r"(\w+\.(?:pem|key))", rf"{tmp_path}/\1", text)
+
+    server = make_server(inner=ssl_section(of_server))
+    worker = clients.worker()
+    address = "server %s:%d\nwait-timeout %d" % (*server.address, PATIENCE_S)
+    worker.do("tls_scenarios.open_configured", f"<clientstorage>\n{address}\n{ssl_section(of_client)}\n</clientstorage>")
+    assert worker.do("commit", (worker.do("call", "new_oid"), Z64, b"data")) == worker.do("call", "lastTransaction")
 
 
 def test_tls_over_a_unix_socket(make_server, files, authority):
@@ -214,6 +130,18 @@ def test_ruok_inside_tls(make_server, files):
     assert set(status) == {"1"}
 
 
+def test_clients_that_just_go_are_no_failure(make_server, files):
+    """They do not say goodbye in TLS."""
+    mine = known("client")
+    server = make_server(inner=files.ssl(SERVER, mine.pem))
+    raw = RawClient(server.address, tls=certificates.context(**files.client(mine, SERVER)))
+    raw.register()
+    raw.close()
+    wait_until(lambda: re.search(r"\(127.0.0.1:\d+\) disconnected|Disconnected", server.log.text()), "it has gone")
+    server.stop()
+    assert "close_notify" not in server.log.text()
+
+
 def test_many_large_replies_arrive(make_server, files):
     """What TLS keeps back is sent without waiting for more."""
     mine = known("client")
@@ -247,6 +175,7 @@ def broken(tmp_path, ssl_section: str, *texts: str) -> None:
     # With --check-config, too.
     for done in (done, starts(tmp_path, ssl_section, "--check-config")):
         assert done.returncode == 1
+        assert PASSWORD not in done.stdout + done.stderr
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
         for text in texts:
             assert text in line
@@ -276,6 +205,37 @@ def test_files_without_what_they_are_for(tmp_path, files):
     broken(tmp_path, files.ssl(SERVER, SERVER.pem, authenticate=garbage), "certificate 1 is damaged")
 
 
+def test_a_key_of_a_kind_that_is_not_known(tmp_path, files):
+    server = known("server", "p521")
+    text = files.ssl(server, SERVER.pem)
+    if differs("tls-kinds-of-keys"):
+        broken(tmp_path, text, "server.pem", "a key is RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519")
+    else:
+        done = starts(tmp_path, text)
+        assert (done.returncode, "testing exit immediately" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra", "text"),
+    [
+        ("authenticate", {}, "no values for 'authenticate'; 1 required"),
+        ("certificate", {}, "no values for 'certificate'; 1 required"),
+        (None, {"check_hostname": True}, "'check-hostname' is not a known key name"),
+        (None, {"server_hostname": "zeo"}, "'server-hostname' is not a known key name"),
+    ],
+)
+def test_keys_of_the_section(tmp_path, files, missing, extra, text):
+    """Two of them are for clients, in `<ssl>` of a `<clientstorage>`."""
+    lines = files.ssl(SERVER, SERVER.pem, **extra).splitlines()
+    kept = "\n".join(line for line in lines if not line.split()[:1] == [missing])
+    done = starts(tmp_path, kept)
+    assert done.returncode == 2
+    assert text in done.stderr
+    # Of a key that it does not know Python's server says no line.
+    if missing or SUBJECT == "zeolite":
+        assert re.search(r"\(line \d+,? in file://.*zeo.conf\)", done.stderr)
+
+
 def test_code_is_not_run_and_nobody_is_no_trust(tmp_path, files):
     skip_where_differs("tls-keys-of-ours")
     done = starts(tmp_path, files.ssl(SERVER, SERVER.pem, password_function="os.getcwd"))
@@ -294,14 +254,21 @@ def test_code_is_not_run_and_nobody_is_no_trust(tmp_path, files):
 def test_encrypted_keys(make_server, tmp_path, files):
     skip_where_differs("tls-keys-of-ours")
     mine = known("client")
-    key = files.write("key.pem", SERVER.key_pem(b"s3cret word"))
-    good, bad = files.write("good", b"s3cret word\n"), files.write("bad", b"secret\n")
+    key = files.write("key.pem", SERVER.key_pem(PASSWORD.encode()))
+    good, bad = files.write("good", f"{PASSWORD}\n".encode()), files.write("bad", f"{PASSWORD}s\n".encode())
     broken(tmp_path, files.ssl(SERVER, mine.pem, key=key), "its key is encrypted", "password-file")
     broken(tmp_path, files.ssl(SERVER, mine.pem, key=key, password_file=bad), "cannot be decrypted", str(bad))
     old = files.write("old.pem", known("old", "rsa").key_pem(b"x", traditional=True))
     broken(tmp_path, files.ssl(SERVER, mine.pem, key=old, password_file=good), "openssl pkcs8 -topk8")
     server = make_server(inner=files.ssl(SERVER, mine.pem, key=key, password_file=good))
     assert connects(server, files.client(mine, SERVER))
+    server.log.expect("cannot be used; those of before stay: .*its key cannot be decrypted with the password in")
+    files.write("good", f"{PASSWORD}s\n".encode())
+    wait_until(
+        lambda: connects(server, files.client(mine, SERVER)) and "cannot be decrypted" in server.log.text(),
+        "the wrong password is seen",
+    )
+    assert PASSWORD not in server.log.text()
 
 
 def test_changed_files_are_read_again(make_server, files):
@@ -390,6 +357,60 @@ def test_certificates_open_doors(make_server, files, tmp_path, authority):
     assert not connects(server, files.client(unknown, SERVER))
 
 
+@pytest.mark.parametrize("names", [("writer", "other"), ("other", "writer"), ("Writer",), ("",)])
+def test_who_is_not_named_exactly(make_server, files, authority, names):
+    skip_where_differs("tls-keys-of-ours")
+    mine = make(names[0], authority, more_names=names[1:]) if names[0] else make("writer ", authority)
+    sections = section("client", "site", common_name="writer")
+    server = make_server(inner=files.ssl(SERVER, authority.pem, inner=sections))
+    assert connects(server, files.client(make("writer", authority), SERVER))
+    refused(server, files.client(mine, SERVER), "no <client> is for its certificate")
+
+
+@pytest.mark.parametrize("version", ["Z5", *VERSIONS])
+def test_who_may_only_read_changes_nothing(make_server, files, version):
+    """Neither by a pack, which takes away what others may want: the whole server is not read-only."""
+    skip_where_differs("tls-keys-of-ours")
+    writer, reader = known("writer"), known("reader")
+    sections = "\n".join(
+        [section("client", "site", common_name="writer"), section("client", "backup", common_name="reader", read_only=True)]
+    )
+    server = make_server(inner=files.ssl(SERVER, writer.pem, reader.pem, inner=sections))
+    server.log.allow("raised exception")
+
+    def tls(certificate):
+        return certificates.context(**files.client(certificate, SERVER))
+
+    def refuses(method, *args):
+        with pytest.raises(Fault) as fault:
+            raw.call(method, *args)
+        assert fault.value.class_name == "ZODB.POSException.ReadOnlyError", method
+
+    other = RawClient(server.address, tls=tls(writer))
+    other.register()
+    other.commit((ROOT, Z64, record(1)))
+    tid = other.commit((ROOT, other.call("lastTransaction"), record(2)))
+    if version == "Z5":
+        raw = RawClient(server.address, tls=tls(reader))
+        has_versions = False
+    else:
+        raw = OldClient(server.address, version, register=False, tls=tls(reader))
+        has_versions = raw.has_versions
+    refuses("register", "1", False)
+    raw.call("register", "1", True)
+    calls = dict(WRITES) | {"pack": (time.time(), True), "storeBlobShared": (ROOT, tid, record(3), "x.tmp", 1)}
+    if version != "Z5":
+        calls["undo"] = (base64.encodebytes(tid).rstrip(), 1)
+    for method, args in calls.items():
+        # Up to ZODB 3.8 the name of a version comes before the transaction.
+        refuses(method, *args[:-1], *[""] * (has_versions and method in ("storea", "storeBlobShared")), args[-1])
+    assert len(other.call("history", ROOT, 9)) == 2
+    raw.close()
+    other.call("pack", time.time(), True)
+    assert len(other.call("history", ROOT, 9)) == 1
+    other.close()
+
+
 def test_a_client_section_names_a_storage(tmp_path, files):
     skip_where_differs("tls-keys-of-ours")
     for inner, text in [
@@ -454,6 +475,35 @@ def test_half_a_handshake_holds_nothing(make_server, files):
         sock.close()
     assert time.monotonic() - started > 10, "slow clients have their time"
     assert len(server.log.serious()) == 1
+
+
+def test_handshakes_of_strangers_do_not_fill_the_server(make_server, files):
+    """However many do not go on, the other listeners have room for theirs."""
+    skip_where_differs("several-listeners")
+    mine = known("client")
+    plain = ("127.0.0.1", free_port())
+    server = make_server(inner=files.ssl(SERVER, mine.pem) + "\n" + section("listener", address="%s:%d" % plain))
+    server.log.allow("TLS handshake with .* failed")
+    idle = []
+    wait_until(
+        lambda: idle.append(socket.create_connection(server.address, PATIENCE_S))
+        or "failed: 1000 others are under way at ('127.0.0.1', " in server.log.text(),
+        "one is too many",
+    )
+    assert len(idle) > 1000
+    assert _received(idle[-1]) == b""
+    registered(plain).close()
+    for sock in idle:
+        sock.close()
+    wait_until(lambda: connects(server, files.client(mine, SERVER)), "those that have gone leave room")
+
+
+def test_networks_come_before_handshakes(make_server, files):
+    skip_where_differs("several-listeners")
+    server = make_server(inner=files.ssl(SERVER, known("client").pem), allow="192.0.2.0/24")
+    server.log.expect("its address is not in `allow`")
+    assert not connects(server, files.client(known("client"), SERVER))
+    assert "TLS" not in server.log.text()
 
 
 def test_zeopack_says_what_is_wrong(make_server, files):

@@ -24,3 +24,11 @@ def open_database(client, address, /, certificate, authenticate, **options):
 
     open_storage(client, address, certificate, authenticate, **options)
     client.db = ZODB.DB(client.storage)
+
+
+def open_configured(client, text):
+    """A storage as a site has it in its configuration."""
+    import ZODB.config
+
+    client.storage = ZODB.config.storageFromString("%import ZEO\n" + text)
+    client.transactions = {}

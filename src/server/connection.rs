@@ -235,8 +235,13 @@ impl<S: Stream> Connection<S> {
         let has_room = self.unsent_bytes() < READ_PAUSE_BYTES;
         match wanted {
             Wanted::Requests if has_room => {
-                let arrived = ready!(self.poll_read(cx))?;
-                Poll::Ready(Ok(if arrived == 0 { Event::Closed } else { Event::Received }))
+                match ready!(self.poll_read(cx)) {
+                    Ok(0) => Poll::Ready(Ok(Event::Closed)),
+                    Ok(_) => Poll::Ready(Ok(Event::Received)),
+                    // TLS without its goodbye, as Python's clients end it. Frames have lengths: nothing is cut unseen.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(Event::Closed)),
+                    Err(error) => Poll::Ready(Err(error)),
+                }
             }
             Wanted::Room | Wanted::Turn if has_room => Poll::Ready(Ok(Event::Room)),
             _ => Poll::Pending,

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use socket2::{Domain, Protocol, Type};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
@@ -26,6 +26,10 @@ use crate::wire::dialect::Encoding;
 
 /// Connections served at a time; more wait to be accepted.
 const MOST_CONNECTIONS: usize = 10_000;
+
+/// Handshakes of TLS under way at a time on one address; who comes then is closed. So those that never end, of strangers,
+/// are far from filling what all listeners have together.
+const MOST_HANDSHAKES: usize = 1_000;
 
 /// Connections that the system keeps for us until we accept them.
 const BACKLOG: i32 = 1024;
@@ -54,6 +58,8 @@ struct Gate {
     address: Address,
     allow: Vec<IpNet>,
     tls: Option<Arc<Tls>>,
+    /// Room for handshakes.
+    handshakes: Semaphore,
     access: Access,
 }
 
@@ -69,6 +75,7 @@ impl Listener {
             address: address.clone(),
             allow: options.allow.clone(),
             tls: options.tls.clone(),
+            handshakes: Semaphore::new(MOST_HANDSHAKES),
             access: Access { encoding, read_only: options.read_only, storages: None },
         };
         Ok(Self { address, sockets, gate: Arc::new(gate) })
@@ -220,20 +227,39 @@ async fn welcome<S: Stream>(
     gate: Arc<Gate>,
     refusals: Arc<Refusals>,
 ) {
-    let Some(tls) = &gate.tls else {
-        connection::serve(server, stream, id, peer.address, gate.access.clone()).await;
+    match &gate.tls {
+        None => connection::serve(server, stream, id, peer.address, gate.access.clone()).await,
+        // In a box, since the tasks of plain connections would have room for it, too.
+        Some(tls) => Box::pin(welcome_securely(server, stream, id, peer, &gate, tls, &refusals)).await,
+    }
+}
+
+async fn welcome_securely<S: Stream>(
+    server: Arc<Shared>,
+    stream: S,
+    id: ClientId,
+    peer: Peer,
+    gate: &Gate,
+    tls: &Arc<Tls>,
+    refusals: &Refusals,
+) {
+    let refused = |reason: &str| {
+        if refusals.is_news(&peer.host, reason) {
+            warn!(target: "ZEO.asyncio.server", "TLS handshake with {} failed: {reason}", peer.address);
+        }
+    };
+    let Ok(turn) = gate.handshakes.try_acquire() else {
+        refused(&format!("{MOST_HANDSHAKES} others are under way at {}", gate.address));
         return;
     };
     let (mut stream, holder) = match tls.accept(stream).await {
-        Ok((stream, holder)) => (Box::new(stream), holder),
+        Ok(accepted) => accepted,
         Err(error) => {
-            let reason = printable(&error.to_string());
-            if refusals.is_news(&peer.host, &reason) {
-                warn!(target: "ZEO.asyncio.server", "TLS handshake with {} failed: {reason}", peer.address);
-            }
+            refused(&printable(&error.to_string()));
             return;
         }
     };
+    drop(turn);
     let (access, address) = match &holder {
         None => (gate.access.clone(), peer.address),
         Some(holder) => (gate.access.narrowed(holder), format!("{} {}", holder.name, peer.address)),

@@ -278,6 +278,11 @@ impl Session {
         End::Timeout(timeout.unwrap_or_default().as_secs_f64())
     }
 
+    /// Whether it is the way in or the certificate that lets this client only read, where the server lets others write.
+    pub(super) fn is_kept_from_writing(&self) -> bool {
+        self.access.read_only && !self.server.read_only
+    }
+
     /// `register(storage, read_only)`: the newest tid, or nothing for old clients, which ask for it next.
     pub(super) fn register(&mut self, call: &Call, mut args: Args) -> Result<(), End> {
         if let Some(refused) = self.refuse_stranger() {
@@ -315,11 +320,6 @@ impl Session {
             queued = self.queue_answer(call, Ok(newest));
         });
         queued
-    }
-
-    /// Whether it is this client, by its listener or its certificate, that may not write, and not everybody.
-    pub(super) fn may_only_read(&self) -> bool {
-        self.access.read_only && !self.server.read_only
     }
 
     /// Who may connect, if not everybody may.

@@ -76,14 +76,15 @@ pub fn undo_log(session: &mut Session, served: &Arc<Served>, call: &Call, mut ar
     Ok(())
 }
 
-/// `pack(time, wait=1)`, with the time in seconds since 1970. A client that may not write may pack, as in the
-/// original, but not one that came by a way that is for reading only: that is about whom to trust. If it does not wait, or
-/// goes away, only the log tells of a failure.
+/// `pack(time, wait=1)`, with the time in seconds since 1970. A client that does not want to write may pack, and so may
+/// all where the whole server is read-only, as in the original; but whom its listener or its certificate keeps from
+/// writing would take away what others may have wanted. If it does not wait, or goes away, only the log tells of a
+/// failure.
 pub fn pack(session: &mut Session, served: &Arc<Served>, call: &Call, mut args: Args) -> Result<Option<Value>, Fault> {
     let time = args.value()?;
     let waits = args.optional().is_none_or(|wait| super::args::is_true(&wait));
     args.end()?;
-    if session.may_only_read() {
+    if session.is_kept_from_writing() {
         return Err(Fault::ReadOnly);
     }
     let (served, label) = (Arc::clone(served), session.label.clone());

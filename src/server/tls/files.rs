@@ -2,13 +2,16 @@
 //!
 //! Every mistake names its file and what to do. Files are read whole; they are the administrator's own.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// The key that says whom to trust.
+const AUTHENTICATE: &str = "authenticate";
 
 /// Why the files of an `<ssl>` are of no use.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +59,11 @@ impl Named<'_> {
 
     fn unreadable(&self, source: io::Error) -> TlsError {
         TlsError::Unreadable { what: self.what, path: self.path.to_owned(), source }
+    }
+
+    fn found<T>(&self, items: impl Iterator<Item = Result<T, pem::Error>>) -> Result<Vec<Found<T>>, TlsError> {
+        let items = (1..).zip(self.parsed(items)?);
+        Ok(items.map(|(number, der)| Found { der, file: self.path.to_owned(), number }).collect())
     }
 
     fn parsed<T>(&self, items: impl Iterator<Item = Result<T, pem::Error>>) -> Result<Vec<T>, TlsError> {
@@ -132,19 +140,37 @@ fn contains(text: &[u8], words: &[u8]) -> bool {
 #[derive(Debug, Default)]
 pub struct Bundle {
     /// Of CAs and of clients.
-    pub certificates: Vec<CertificateDer<'static>>,
+    pub certificates: Vec<Found<CertificateDer<'static>>>,
     /// As their CAs have published them.
-    pub revocation_lists: Vec<CertificateRevocationListDer<'static>>,
+    pub revocation_lists: Vec<Found<CertificateRevocationListDer<'static>>>,
+}
+
+/// Something that a file of `authenticate` holds.
+#[derive(Debug)]
+pub struct Found<T> {
+    /// The thing itself.
+    pub der: T,
+    file: PathBuf,
+    /// How many of its kind the file has up to it.
+    number: usize,
+}
+
+impl<T> Found<T> {
+    /// An error of this one, which is of `kind`.
+    pub fn unusable(&self, kind: &str, reason: impl Display) -> TlsError {
+        Named { what: AUTHENTICATE, path: &self.file }.unusable(format!("{kind} {} {reason}", self.number))
+    }
 }
 
 /// What is in the file or directory `authenticate`.
-pub fn bundle(file: Named) -> Result<Bundle, TlsError> {
+pub fn bundle(path: &Path) -> Result<Bundle, TlsError> {
+    let file = Named { what: AUTHENTICATE, path };
     let mut bundle = Bundle::default();
-    for path in bundle_files(file.path).map_err(|source| file.unreadable(source))? {
-        let part = Named { what: file.what, path: &path };
+    for path in bundle_files(path).map_err(|source| file.unreadable(source))? {
+        let part = Named { what: AUTHENTICATE, path: &path };
         let text = part.read()?;
-        bundle.certificates.extend(part.parsed(CertificateDer::pem_slice_iter(&text))?);
-        bundle.revocation_lists.extend(part.parsed(CertificateRevocationListDer::pem_slice_iter(&text))?);
+        bundle.certificates.extend(part.found(CertificateDer::pem_slice_iter(&text))?);
+        bundle.revocation_lists.extend(part.found(CertificateRevocationListDer::pem_slice_iter(&text))?);
     }
     if bundle.certificates.is_empty() {
         return Err(file.unusable(
@@ -181,7 +207,9 @@ pub struct Stamp(Vec<(PathBuf, Option<Look>)>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Look {
-    modified: Option<SystemTime>,
+    /// When contents, owner or permissions have changed: the time of modification can be set back, and stays where a
+    /// file only becomes readable.
+    changed: (i64, i64),
     inode: u64,
     size_bytes: u64,
 }
@@ -193,7 +221,7 @@ impl Stamp {
         let files = paths.into_iter().flat_map(|path| bundle_files(path).unwrap_or_else(|_| vec![path.to_owned()]));
         let look = |path: &Path| {
             let found = fs::metadata(path).ok()?;
-            Some(Look { modified: found.modified().ok(), inode: found.ino(), size_bytes: found.len() })
+            Some(Look { changed: (found.ctime(), found.ctime_nsec()), inode: found.ino(), size_bytes: found.len() })
         };
         Self(
             files

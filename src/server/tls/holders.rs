@@ -38,8 +38,9 @@ impl Presented {
     /// What a certificate says of itself.
     pub fn of(certificate: &[u8]) -> Self {
         let common_names = match X509Certificate::from_der(certificate) {
+            // One that cannot be read counts, as an empty one, which no `<client>` has.
             Ok((_, parsed)) => {
-                parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok().map(str::to_owned)).collect()
+                parsed.subject().iter_common_name().map(|name| name.as_str().unwrap_or_default().to_owned()).collect()
             }
             Err(_) => Vec::new(),
         };

@@ -2,10 +2,13 @@
 //!
 //! [`files`] reads, [`trust`] decides who is accepted, [`holders`] what he may do. The files are looked at again when
 //! clients connect, and are read when they have changed; while they are broken, what was there before stays.
-//! Connections that are open stay open, whatever changes.
+//! Connections that are open stay open, whatever changes. Nothing secret is in a log line or an error, and no thread of
+//! the runtime waits for a disk here.
 
 mod files;
 mod holders;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::NoServerSessionStorage;
-use rustls::{AlertDescription, CertificateError, InconsistentKeys, ServerConfig};
+use rustls::{AlertDescription, CertificateError, InconsistentKeys, OtherError, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -58,6 +61,8 @@ struct Current {
     /// What the files looked like when they were read last, with success or not.
     stamp: Stamp,
     looked: Instant,
+    /// Whether somebody does it now.
+    looking: bool,
 }
 
 /// Why a handshake has failed.
@@ -85,15 +90,16 @@ impl Tls {
         let stamp = Stamp::of(options.paths());
         let (config, _) = options.read()?;
         let acceptor = TlsAcceptor::from(config);
-        Ok(Self { options, current: Mutex::new(Current { acceptor, stamp, looked: Instant::now() }) })
+        let current = Current { acceptor, stamp, looked: Instant::now(), looking: false };
+        Ok(Self { options, current: Mutex::new(current) })
     }
 
     /// Shakes hands over `stream`. With it comes the section of the peer's certificate, if there are any.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
+        self: &Arc<Self>,
         stream: S,
     ) -> Result<(TlsStream<S>, Option<Holder>), HandshakeError> {
-        let handshake = self.acceptor().accept(stream);
+        let handshake = async { self.acceptor().await.accept(stream).await };
         let stream = match tokio::time::timeout(HANDSHAKE_TIME, handshake).await {
             Ok(outcome) => outcome.map_err(HandshakeError::Failed)?,
             Err(_elapsed) => return Err(HandshakeError::Slow),
@@ -109,29 +115,46 @@ impl Tls {
         }
     }
 
-    /// What is to be used now: after a look at the files, if the last one was a while ago.
-    fn acceptor(&self) -> TlsAcceptor {
+    /// What is to be used now: after a look at the files, if the last one was a while ago. Whoever comes then waits for
+    /// it; meanwhile the others have what is there.
+    async fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
+        if self.is_time_to_look() {
+            let tls = Arc::clone(self);
+            // It is not done only where the runtime ends, and this connection with it.
+            let _ = tokio::task::spawn_blocking(move || tls.look()).await;
+        }
+        self.current.lock().acceptor.clone()
+    }
+
+    fn is_time_to_look(&self) -> bool {
         let mut current = self.current.lock();
-        if current.looked.elapsed() >= LOOK_INTERVAL {
-            current.looked = Instant::now();
-            let stamp = Stamp::of(self.options.paths());
-            if stamp != current.stamp {
-                current.stamp = stamp;
-                match self.options.read() {
-                    Ok((config, described)) => {
-                        info!(target: "ZEO.asyncio.server", "certificates have changed and are read again: {described}");
-                        current.acceptor = TlsAcceptor::from(config);
-                    }
-                    Err(error) => {
-                        error!(
-                            target: "ZEO.asyncio.server",
-                            "certificates have changed and cannot be used; those of before stay: {error}"
-                        );
-                    }
-                }
+        let is_time = !current.looking && current.looked.elapsed() >= LOOK_INTERVAL;
+        current.looking |= is_time;
+        is_time
+    }
+
+    /// Reads the files if they have changed. That may take a while: a good password is slow to use.
+    fn look(&self) {
+        let stamp = Stamp::of(self.options.paths());
+        let has_changed = stamp != self.current.lock().stamp;
+        let outcome = has_changed.then(|| self.options.read());
+        let mut current = self.current.lock();
+        current.stamp = stamp;
+        current.looked = Instant::now();
+        current.looking = false;
+        match outcome {
+            None => {}
+            Some(Ok((config, described))) => {
+                info!(target: "ZEO.asyncio.server", "certificates have changed and are read again: {described}");
+                current.acceptor = TlsAcceptor::from(config);
+            }
+            Some(Err(error)) => {
+                error!(
+                    target: "ZEO.asyncio.server",
+                    "certificates have changed and cannot be used; those of before stay: {error}"
+                );
             }
         }
-        current.acceptor.clone()
     }
 }
 
@@ -148,9 +171,8 @@ impl TlsOptions {
         let key_file = self.key.as_deref().map_or(certificate, |path| Named { what: "key", path });
         let password = self.password_file.as_deref().map(|path| Named { what: "password-file", path });
         let key = files::key(key_file, password)?;
-        let authenticate = Named { what: "authenticate", path: &self.authenticate };
         let provider = Arc::new(provider());
-        let trust = Trust::new(files::bundle(authenticate)?, authenticate, Arc::clone(&provider))?;
+        let trust = Trust::new(files::bundle(&self.authenticate)?, Arc::clone(&provider))?;
         let described = trust.describe();
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -162,7 +184,10 @@ impl TlsOptions {
                     "the private key is not that of the first certificate in {}; that of the server has to come first",
                     self.certificate.display()
                 )),
-                other => key_file.unusable(format!("certificate and key cannot be used: {other}")),
+                other => key_file.unusable(format!(
+                    "certificate and key cannot be used: {other}; a key is RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, \
+                     or Ed25519"
+                )),
             })?;
         // Every connection presents its certificate: a session that is taken up again would be asked for none.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -181,12 +206,20 @@ fn explained(error: &std::io::Error) -> String {
         return format!("the connection is lost: {error}");
     };
     match tls {
-        rustls::Error::NoCertificatesPresented => "it presents no certificate".to_owned(),
+        rustls::Error::NoCertificatesPresented => {
+            "it presents no certificate; it may have none, or none with a key of a kind that is known here".to_owned()
+        }
         rustls::Error::InvalidCertificate(reason) => match reason {
             CertificateError::UnknownIssuer => {
                 "its certificate is not in `authenticate`, and is signed by no CA there".to_owned()
             }
-            CertificateError::BadSignature => "its certificate is not signed by the CA that it names".to_owned(),
+            CertificateError::BadSignature => {
+                "it does not hold the key of its certificate, or that is RSA of less than 2048 bits".to_owned()
+            }
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+                "its certificate has a key or a signature of a kind that is not known here".to_owned()
+            }
             CertificateError::Revoked => "its certificate is revoked".to_owned(),
             CertificateError::UnknownRevocationStatus => {
                 "there are CRLs in `authenticate`, but none of the CA of its certificate".to_owned()
@@ -196,11 +229,29 @@ fn explained(error: &std::io::Error) -> String {
             }
             CertificateError::ExpiredContext { .. } => "its certificate has expired".to_owned(),
             CertificateError::NotValidYetContext { .. } => "its certificate is not valid yet".to_owned(),
+            CertificateError::InvalidPurpose => {
+                "its certificate is not for TLS clients, as its (extended) key usage says".to_owned()
+            }
+            CertificateError::Other(OtherError(reason)) => match reason.downcast_ref::<webpki::Error>() {
+                Some(webpki::Error::InvalidSignatureForPublicKey) => {
+                    "its certificate is not signed by the CA that it names".to_owned()
+                }
+                Some(webpki::Error::InvalidCrlSignatureForPublicKey) => {
+                    "the newest CRL of the CA of its certificate is signed by somebody else".to_owned()
+                }
+                Some(webpki::Error::PathLenConstraintViolated) => {
+                    "a CA between its certificate and `authenticate` is one too many, as one above it says".to_owned()
+                }
+                _ => format!("its certificate cannot be used: {reason}"),
+            },
             other => format!("its certificate cannot be used: {other}"),
         },
         rustls::Error::InvalidMessage(reason) => format!("it does not speak TLS ({reason:?})"),
         rustls::Error::AlertReceived(alert) => match alert {
-            AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown => {
                 format!("it does not trust the certificate of this server ({alert:?})")
             }
             other => format!("it has ended the handshake ({other:?})"),

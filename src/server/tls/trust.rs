@@ -4,22 +4,25 @@
 //! All others need a path to a CA there. `webpki` builds paths; it would not take a listed certificate for its own
 //! proof, so that comparison comes first.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, OwnedCertRevocationList, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
-use x509_parser::certificate::X509Certificate;
+use x509_parser::certificate::{BasicExtension, X509Certificate};
+use x509_parser::extensions::KeyUsage;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, Validity};
 
-use super::files::{Bundle, Named, TlsError};
+use super::files::{Bundle, Found, TlsError};
 
 /// The verifier of one state of the files.
 #[derive(Debug)]
@@ -30,11 +33,13 @@ pub struct Trust {
     provider: Arc<CryptoProvider>,
 }
 
-/// A CA.
+/// A CA. What webpki does not look at in the certificates that it starts from is here.
 #[derive(Debug)]
 struct Authority {
     anchor: TrustAnchor<'static>,
     validity: Validity,
+    /// How many certificates may be between it and a client's.
+    most_between: Option<u32>,
 }
 
 /// A list of revoked certificates.
@@ -43,29 +48,38 @@ struct Revocations {
     list: CertRevocationList<'static>,
     /// The name of the CA, as it is in certificates.
     issuer: Vec<u8>,
+    made: i64,
+    /// Until when it is good, where it says so.
+    next: Option<UnixTime>,
 }
 
 impl Trust {
-    /// Trusts what is in `bundle`, which came from `file`.
-    pub fn new(bundle: Bundle, file: Named, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
+    /// Trusts what is in `bundle`.
+    pub fn new(bundle: Bundle, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let mut authorities = Vec::new();
-        for (number, der) in (1_usize..).zip(&bundle.certificates) {
-            let damaged = |reason: String| file.unusable(format!("certificate {number} is damaged: {reason}"));
-            let (_, certificate) = X509Certificate::from_der(der).map_err(|error| damaged(error.to_string()))?;
-            if !may_sign(&certificate) {
-                continue;
+        let mut certificates = Vec::new();
+        for found in &bundle.certificates {
+            let damaged = |reason: String| found.unusable("certificate", format!("is damaged: {reason}"));
+            let (_, certificate) = X509Certificate::from_der(&found.der).map_err(|error| damaged(error.to_string()))?;
+            if may_sign(&certificate) {
+                let anchor =
+                    webpki::anchor_from_trusted_cert(&found.der).map_err(|error| damaged(error.to_string()))?;
+                authorities.push(Authority {
+                    anchor: anchor.to_owned(),
+                    validity: certificate.validity().clone(),
+                    most_between: most_between(&certificate),
+                });
             }
-            let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| damaged(error.to_string()))?.to_owned();
-            authorities.push(Authority { anchor, validity: certificate.validity().clone() });
+            certificates.push(certificate);
         }
         let mut revocations = Vec::new();
-        for (number, der) in (1_usize..).zip(&bundle.revocation_lists) {
-            let damaged = |reason: String| file.unusable(format!("CRL {number} cannot be used: {reason}"));
-            let list = OwnedCertRevocationList::from_der(der).map_err(|error| damaged(error.to_string()))?;
-            let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|error| damaged(error.to_string()))?;
-            revocations.push(Revocations { list: list.into(), issuer: parsed.issuer().as_raw().to_vec() });
+        for found in &bundle.revocation_lists {
+            revocations.push(Revocations::new(found, &certificates)?);
         }
-        Ok(Self { listed: bundle.certificates.into_iter().collect(), authorities, revocations, provider })
+        // webpki takes the first that is about a certificate: it has to be the one that knows most.
+        revocations.sort_by_key(|revocations| Reverse(revocations.made));
+        let listed = bundle.certificates.into_iter().map(|found| found.der).collect();
+        Ok(Self { listed, authorities, revocations, provider })
     }
 
     /// How many certificates and revocation lists there are, for the log.
@@ -79,19 +93,25 @@ impl Trust {
     }
 
     /// Accepts a listed certificate while it is valid and not revoked.
-    fn verify_listed(&self, der: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
+    fn verify_listed(&self, certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), CertificateError> {
         verify_validity(certificate.validity(), now)?;
-        let serial = certificate.raw_serial();
         // A list of somebody else says nothing of this certificate: it is trusted for itself.
-        for revocations in self.revocations.iter().filter(|list| list.issuer == certificate.issuer().as_raw()) {
-            match revocations.list.find_serial(unpadded(serial)) {
+        let issuer = certificate.issuer().as_raw();
+        let about: Vec<&Revocations> = self.revocations.iter().filter(|list| list.issuer == issuer).collect();
+        for revocations in &about {
+            match revocations.list.find_serial(certificate.raw_serial()) {
                 Ok(None) => {}
                 Ok(Some(_)) => return Err(CertificateError::Revoked),
                 Err(error) => return Err(CertificateError::Other(OtherError(Arc::new(error)))),
             }
         }
-        Ok(())
+        // One that has expired does not show who has been revoked since.
+        match about.iter().filter_map(|list| list.next).max() {
+            Some(next_update) if now >= next_update => {
+                Err(CertificateError::ExpiredRevocationListContext { time: now, next_update })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Accepts a certificate that a CA has signed.
@@ -102,9 +122,18 @@ impl Trust {
         now: UnixTime,
     ) -> Result<(), CertificateError> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(certificate_error)?;
-        // webpki does not look at the validity of those it starts from.
-        let valid = self.authorities.iter().filter(|authority| verify_validity(&authority.validity, now).is_ok());
-        let anchors: Vec<TrustAnchor<'_>> = valid.map(|authority| authority.anchor.clone()).collect();
+        let is_valid = |authority: &&Authority| verify_validity(&authority.validity, now).is_ok();
+        let valid: Vec<&Authority> = self.authorities.iter().filter(is_valid).collect();
+        let anchors: Vec<TrustAnchor<'_>> = valid.iter().map(|authority| authority.anchor.clone()).collect();
+        let is_short = |path: &VerifiedPath<'_>| {
+            let between = path.intermediate_certificates().count();
+            let allows = |most: u32| usize::try_from(most).is_ok_and(|most| between <= most);
+            let mut same = valid.iter().filter(|authority| authority.anchor == *path.anchor());
+            if same.any(|authority| authority.most_between.is_none_or(allows)) {
+                return Ok(());
+            }
+            Err(webpki::Error::PathLenConstraintViolated)
+        };
         let lists: Vec<&CertRevocationList<'_>> =
             self.revocations.iter().map(|revocations| &revocations.list).collect();
         // With no list nothing is checked; with one, as with OpenSSL, every CA has to have one that has not expired.
@@ -117,7 +146,15 @@ impl Trust {
         });
         let algorithms = self.provider.signature_verification_algorithms.all;
         certificate
-            .verify_for_usage(algorithms, &anchors, intermediates, now, KeyUsage::client_auth(), revocation, None)
+            .verify_for_usage(
+                algorithms,
+                &anchors,
+                intermediates,
+                now,
+                webpki::KeyUsage::client_auth(),
+                revocation,
+                Some(&is_short),
+            )
             .map(|_path| ())
             .map_err(certificate_error)
     }
@@ -135,8 +172,12 @@ impl ClientCertVerifier for Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        let (_, certificate) = X509Certificate::from_der(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        if !may_be_presented(&certificate) {
+            return Err(CertificateError::InvalidPurpose.into());
+        }
         if self.listed.contains(end_entity) {
-            self.verify_listed(end_entity, now)?;
+            self.verify_listed(&certificate, now)?;
         } else {
             self.verify_path(end_entity, intermediates, now)?;
         }
@@ -166,19 +207,71 @@ impl ClientCertVerifier for Trust {
     }
 }
 
-/// Whether a certificate is that of a CA. The others are trusted for themselves only: whoever holds their keys must
-/// not make certificates of his own.
+impl Revocations {
+    /// A list, made by one of `certificates` if its CA is among them. The others cannot be held against anything here:
+    /// that is done with the certificates that a client presents.
+    fn new(
+        found: &Found<CertificateRevocationListDer<'static>>,
+        certificates: &[X509Certificate<'_>],
+    ) -> Result<Self, TlsError> {
+        let unusable = |reason: String| found.unusable("CRL", format!("cannot be used: {reason}"));
+        let (_, parsed) =
+            CertificateRevocationList::from_der(&found.der).map_err(|error| unusable(error.to_string()))?;
+        let list = OwnedCertRevocationList::from_der(&found.der).map_err(|error| {
+            unusable(match (parsed.version(), parsed.next_update()) {
+                (None, _) => {
+                    "it is of version 1; for one of version 2 name a file `crlnumber` to openssl ca".to_owned()
+                }
+                (_, None) => "it does not say until when it is good; let its CA make it for some days".to_owned(),
+                _ => error.to_string(),
+            })
+        })?;
+        let issuer = parsed.issuer().as_raw();
+        let mut makers = certificates.iter().filter(|maker| maker.subject().as_raw() == issuer).peekable();
+        if makers.peek().is_some() && !makers.any(|maker| parsed.verify_signature(maker.public_key()).is_ok()) {
+            return Err(unusable(format!(
+                "it is not signed with the key of the CA that it names, {}",
+                parsed.issuer()
+            )));
+        }
+        Ok(Self {
+            list: list.into(),
+            issuer: issuer.to_vec(),
+            made: parsed.last_update().timestamp(),
+            next: parsed.next_update().map(|time| unix_time(time.timestamp())),
+        })
+    }
+}
+
+/// Whether a certificate is that of a CA for clients. The others are trusted for themselves only: whoever holds their
+/// keys must not make certificates of his own.
 fn may_sign(certificate: &X509Certificate<'_>) -> bool {
-    let is_ca = certificate.is_ca();
-    let usage = certificate.key_usage().ok().flatten();
-    is_ca && usage.is_none_or(|usage| usage.value.key_cert_sign())
+    certificate.is_ca() && is_for(certificate, KeyUsage::key_cert_sign)
+}
+
+/// Whether a client may present it, as OpenSSL sees it: what it says of its use has to allow that.
+fn may_be_presented(certificate: &X509Certificate<'_>) -> bool {
+    is_for(certificate, |usage| usage.digital_signature() || usage.key_agreement())
+}
+
+/// Whether it says nothing of its use, or that it is this and TLS clients.
+fn is_for(certificate: &X509Certificate<'_>, use_of_key: impl FnOnce(&KeyUsage) -> bool) -> bool {
+    let allows = |key: Option<BasicExtension<&KeyUsage>>| key.is_none_or(|key| use_of_key(key.value));
+    certificate.key_usage().is_ok_and(allows)
+        && certificate.extended_key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.client_auth))
+}
+
+fn most_between(certificate: &X509Certificate<'_>) -> Option<u32> {
+    certificate.basic_constraints().ok().flatten()?.value.path_len_constraint
+}
+
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
 fn verify_validity(validity: &Validity, now: UnixTime) -> Result<(), CertificateError> {
-    let seconds =
-        |time: i64| UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(time).unwrap_or(0)));
-    let not_before = seconds(validity.not_before.timestamp());
-    let not_after = seconds(validity.not_after.timestamp());
+    let not_before = unix_time(validity.not_before.timestamp());
+    let not_after = unix_time(validity.not_after.timestamp());
     if now < not_before {
         return Err(CertificateError::NotValidYetContext { time: now, not_before });
     }
@@ -186,14 +279,6 @@ fn verify_validity(validity: &Validity, now: UnixTime) -> Result<(), Certificate
         return Err(CertificateError::ExpiredContext { time: now, not_after });
     }
     Ok(())
-}
-
-/// A serial number as webpki compares it: without the zero that keeps it positive.
-fn unpadded(serial: &[u8]) -> &[u8] {
-    match serial {
-        [0, rest @ ..] if !rest.is_empty() => rest,
-        all => all,
-    }
 }
 
 fn certificate_error(error: webpki::Error) -> CertificateError {
@@ -206,10 +291,21 @@ fn certificate_error(error: webpki::Error) -> CertificateError {
         webpki::Error::CrlExpired { time, next_update } => {
             CertificateError::ExpiredRevocationListContext { time, next_update }
         }
+        webpki::Error::UnsupportedSignatureAlgorithmContext(context) => {
+            CertificateError::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id: context.signature_algorithm_id,
+                supported_algorithms: context.supported_algorithms,
+            }
+        }
+        webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => {
+            CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                signature_algorithm_id: context.signature_algorithm_id,
+                public_key_algorithm_id: context.public_key_algorithm_id,
+            }
+        }
         webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
         // A stranger that has signed its own certificate is no CA of ours either.
         webpki::Error::UnknownIssuer | webpki::Error::CaUsedAsEndEntity => CertificateError::UnknownIssuer,
-        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         other => CertificateError::Other(OtherError(Arc::new(other))),
     }
 }
