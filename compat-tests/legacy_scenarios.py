@@ -6,6 +6,7 @@ Runs in the client's environment. Oids, tids and undo ids travel as hex text, ob
 from __future__ import absolute_import
 
 import binascii
+import random
 import time
 
 import transaction
@@ -365,13 +366,46 @@ def count_up(client, oids, commits):
     return counters.conflicts
 
 
-def count_up_for(client, oids, seconds):
-    """Adds one to each counter as often as it can, for so long; the number of commits and of conflicts."""
+def count_up_for(client, oids, seconds, some=None):
+    """Adds one to each counter, or to some of them, as often as it can, for so long; the number of commits and of conflicts."""
     counters = _Counters(client, oids)
     end = time.time() + seconds
     while time.time() < end:
-        counters.add_one()
+        counters.add_one(some)
     return [counters.commits, counters.conflicts]
+
+
+def reconnect_for(client, oids, seconds):
+    """Loses its connection and comes back again and again; the number of times, and which records in its cache were old.
+
+    A record is old if it is not even what the server had said before on the same connection.
+    """
+    from ZEO.Exceptions import ClientDisconnected
+
+    old, rounds = [], 0
+    storage = client.storage
+    end = time.time() + seconds
+    while time.time() < end:
+        try:
+            said = [_load_from_server(storage, from_hex(oid)) for oid in oids]
+            for oid, tid in zip(oids, said):
+                cached = storage.load(from_hex(oid), "")[1]
+                if cached < tid:
+                    old.append([oid, to_hex(cached), to_hex(tid)])
+            rounds += 1
+            storage._connection.close()
+        except ClientDisconnected:
+            # The server has ended it, or the client itself.
+            pass
+        while not storage.is_connected() and time.time() < end + 10:
+            time.sleep(0.01)
+    return [rounds, old]
+
+
+def _load_from_server(storage, oid):
+    """The tid of what is current, past the cache; for clients before ZEO 5."""
+    arguments = ("",) if "version" in storage._server.loadEx.__code__.co_varnames else ()
+    return storage._server.loadEx(oid, *arguments)[1]
 
 
 class _Counters(object):
@@ -385,14 +419,15 @@ class _Counters(object):
         self.seen = dict((from_hex(oid), -1) for oid in oids)
         self.commits = self.conflicts = 0
 
-    def add_one(self):
+    def add_one(self, some=None):
         """One transaction, which may end in a conflict."""
         from ZODB.POSException import ConflictError
 
         metadata = _metadata()
         self.storage.tpc_begin(metadata)
         try:
-            values = dict((oid, self._store_next(oid, metadata)) for oid in self.seen)
+            chosen = random.sample(sorted(self.seen), some) if some else self.seen
+            values = dict((oid, self._store_next(oid, metadata)) for oid in chosen)
             self.storage.tpc_vote(metadata)
             self.storage.tpc_finish(metadata)
         except ConflictError:

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from clients import RemoteError
-from generations import value_becomes
-from ledger import differs
+from clients import LEGACY_GENERATIONS, LegacyWorker, RemoteError
+from generations import ALLOWED_OF_ORIGINALS, need, original, value_becomes
+from ledger import differs, skip_where_differs
 from subject import wait_until
 
 
@@ -68,6 +68,27 @@ def _move_on_without(generation, missed, queue):
     other.do("put", {"a": -1})
     value_becomes(client, "a", -1)
     return client, client.log.read_bytes()[mark:].decode(errors="replace")
+
+
+@pytest.mark.parametrize("name", [name for name in LEGACY_GENERATIONS if not name.startswith("zeo-5")])
+def test_a_client_that_comes_back_while_others_commit(make_server, client_processes, name):
+    need(name)
+    if name == "zodb3-3.7.2":
+        skip_where_differs("zodb37-forgets-what-it-missed")
+    server = make_server(original=original(name), invalidation_queue_size=1000)
+    server.log.allow(*ALLOWED_OF_ORIGINALS)
+    *writers, client = (client_processes.take(name, LegacyWorker) for _ in range(3))
+    for writer in writers:
+        writer.do("open_storage", server.address)
+    oids = writers[0].do("new_counters", 90)
+    for number, writer in enumerate(writers):
+        writer.start("count_up_for", oids[number::2], 7, some=1)
+    client.do("open_storage", server.address, min_disconnect_poll=0.1, max_disconnect_poll=0.1)
+    client.start("reconnect_for", oids, 6)
+    rounds, old = client.result()
+    assert rounds > 1
+    assert old == []
+    assert all(commits > 0 for commits, _conflicts in (writer.result() for writer in writers))
 
 
 @pytest.mark.feature("read-only clients")

@@ -57,7 +57,8 @@ def test_commit_and_load(server, old, version):
     assert client.call("loadEx", oid, *version_argument) == (b"data", tid, *version_argument)
     assert client.call("loadBefore", oid, MAXTID) == (b"data", tid, None)
     assert other.invalidated(tid) == [oid]
-    assert client.call("getInvalidations", p64(int.from_bytes(tid, "big") - 1)) in (None, (tid, [client.mention(oid)]))
+    second = client.commit((oid, tid, b"more"))
+    assert client.call("getInvalidations", tid) == (second, [client.mention(oid)])
     with pytest.raises(Fault) as fault:
         client.call("loadEx", p64(1 << 40), *version_argument)
     assert (fault.value.class_name, fault.value.state) == ("ZODB.POSException.POSKeyError", (p64(1 << 40),))
@@ -102,6 +103,43 @@ def test_only_some_calls_come_before_register(server, old):
     assert client.call("getAuthProtocol") is None
     client.start("lastTransaction")
     client.wait_closed()
+
+
+@pytest.mark.parametrize("version", ["Z201", "Z303"])
+def test_zodb_3_7_looks_back_before_it_is_told_of_more(server, old, version):
+    """It takes an invalidation that comes before for the newest that it has to know, and misses what was before that."""
+    writer = old("Z4")
+    oid = writer.new_oid()
+    first = writer.commit((oid, None, b"one"))
+    client = old(version, register=False)
+    client.call("register", "1", 0)
+    second = writer.commit((oid, first, b"two"))
+    assert client.call("lastTransaction") == second
+    third = writer.commit((oid, second, b"three"))
+    assert client.call("getInvalidations", first) == (third, [(oid, "")])
+    fourth = writer.commit((oid, third, b"four"))
+    writer.sync()
+    assert all(message.is_reply for message in client.received)
+    client.call("get_info")
+    # What it has asked for is not said again.
+    assert [message.args for message in client.received if message.name == "invalidateTransaction"] == [(fourth, [(oid, "")])]
+    fifth = writer.commit((oid, fourth, b"five"))
+    assert client.invalidated(fifth) == [(oid, "")]
+
+
+@pytest.mark.parametrize("version", ["Z201", "Z303"])
+def test_zodb_3_7_is_told_before_its_verification_ends(server, old, version):
+    writer = old("Z4")
+    oid = writer.new_oid()
+    first = writer.commit((oid, None, b"one"))
+    client = old(version, register=False)
+    client.call("register", "1", 0)
+    second = writer.commit((oid, first, b"two"))
+    writer.sync()
+    client.async_("endZeoVerify")
+    client.call("get_info")
+    said = [(message.name, message.args) for message in client.received if not message.is_reply]
+    assert said == [("invalidateTransaction", (second, [(oid, "")])), ("endVerify", ())]
 
 
 def test_register_twice(server, old):
@@ -215,6 +253,67 @@ def test_verification_object_by_object(server, old, version):
         ("endVerify", ()),
     ]
     assert client.received[-1].is_reply
+
+
+def fails_at_vote(client, txn, match):
+    with pytest.raises(Fault, match=match):
+        client.call("vote", txn)
+    client.call("tpc_abort", txn)
+
+
+def test_what_failed_unanswered_is_said_at_the_vote(server, old):
+    """Of the transaction that it was for, the first failure, and once in the log, however many follow."""
+    server.log.expect("(async `storea`|`vote`) raised exception: .*TypeError")
+    client = old()
+    oid = client.new_oid()
+    txn = client.begin()
+    for _ in range(50):
+        client.store(txn, oid, None, 7)
+    client.store(txn, oid, None, b"data")
+    fails_at_vote(client, txn, "TypeError")
+    assert client.call("tpc_finish", txn) is None
+    assert server.log.text().count("async `storea`") == 1, server.log.text()
+    # The next one is another matter.
+    client.commit((oid, None, b"data"))
+
+
+def test_a_beginning_that_failed_unanswered_is_said_at_the_vote(server, old):
+    server.log.expect("(async `tpc_begin`|`vote`) raised exception")
+    client = old()
+    client.async_("tpc_begin", 7, b"", b"", {}, p64(5), "c")
+    for number in range(1, 50):
+        client.store(7, p64(number), None, b"data")
+    fails_at_vote(client, 7, "TypeError")
+    assert server.log.text().count("async `") == 1
+
+
+def test_the_failures_of_others_do_not_matter(server, old):
+    server.log.expect("async `(storea|iterator_gc|getTid)` raised exception")
+    client = old()
+    oid = client.new_oid()
+    txn = client.begin()
+    client.store(txn, oid, None, b"data")
+    client.store(txn + 1, oid, None, b"of another transaction")
+    client.async_("iterator_gc", "no number")
+    client.async_("getTid", p64(1 << 50))
+    assert client.call("vote", txn) is None
+    assert client.serialnos()
+    tid = client.call("tpc_finish", txn)
+    assert client.call("loadBefore", oid, MAXTID) == (b"data", tid, None)
+
+
+def test_nothing_is_added_after_the_vote(server, old):
+    server.log.expect("(async `storea`|`tpc_finish`) raised exception: .*Already voting")
+    client, other = old(), old()
+    oid = client.new_oid()
+    txn = begun(client, (oid, None, b"data"))
+    client.call("vote", txn)
+    client.store(txn, p64(77), None, b"late")
+    with pytest.raises(Fault, match="Already voting"):
+        client.call("tpc_finish", txn)
+    other.commit((other.new_oid(), None, b"the lock is free"))
+    with pytest.raises(Fault, match="POSKeyError"):
+        client.call("loadBefore", oid, MAXTID)
 
 
 def test_what_is_left_of_versions(server, old):

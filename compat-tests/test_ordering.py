@@ -7,6 +7,8 @@ For each connection:
   R4  register, lastTransaction and getInvalidations agree with what was announced to that client.
 """
 
+from __future__ import annotations
+
 import os
 import random
 import threading
@@ -15,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from clients import Clients
-from ledger import differs
+from ledger import differs, skip_where_differs
+from oldzeo import VERSIONS, OldClient
 from rawzeo import MAXTID, Z64, Fault, RawClient, p64, record, registered, u64
 from subject import Server
 
@@ -65,13 +68,28 @@ def test_real_clients(server, client_processes):
 class Witness:
     """Reads one connection's messages in order and holds them against the rules."""
 
-    def __init__(self, server: Server) -> None:
-        self.client = RawClient(server.address)
-        self.last = self.client.register()
+    def __init__(self, client: RawClient, last: bytes) -> None:
+        """`last`: the newest transaction that `client` has been told of."""
+        self.client = client
+        self.last = last
         self.invalidated = Z64
         self.announced: dict[bytes, bytes] = {}
         self.asked: dict[int, tuple] = {}
         self.own_oids: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, server: Server) -> Witness:
+        client = RawClient(server.address)
+        return cls(client, client.register())
+
+    def questions(self, choice: random.Random, start: bytes) -> tuple:
+        """What to ask next; `start` is the newest transaction at the beginning."""
+        kind = choice.random()
+        if kind < 0.8:
+            return ("loadBefore", choice.choice(OIDS), MAXTID)
+        if kind < 0.9:
+            return ("lastTransaction",)
+        return ("getInvalidations", max(start, self.last))
 
     def ask(self, *question) -> int:
         msgid = self.client.start(*question)
@@ -130,6 +148,42 @@ class Witness:
         return self.read_until(self.ask(*question))
 
 
+class OldWitness(Witness):
+    """The same for a client before ZEO 5, which asks for what is current in other ways."""
+
+    client: OldClient
+
+    @classmethod
+    def with_version(cls, server: Server, version: str) -> OldWitness:
+        client = OldClient(server.address, version)
+        return cls(client, client.call("lastTransaction"))
+
+    def questions(self, choice: random.Random, start: bytes) -> tuple:
+        kind, oid = choice.random(), choice.choice(OIDS)
+        if kind < 0.5:
+            return ("loadEx", oid, *[""] * self.client.has_versions)
+        if kind < 0.6:
+            return ("getTid", oid)
+        return super().questions(choice, start)
+
+    def invalidation(self, tid: bytes, oids) -> None:
+        super().invalidation(tid, self._unmentioned(oids))
+
+    def reply(self, question: tuple, result) -> None:
+        match question[0]:
+            case "loadEx":
+                super().reply(("loadBefore", question[1], MAXTID), (result[0], result[1], None))
+            case "getTid":
+                super().reply(("loadBefore", question[1], MAXTID), (b"", result, None))
+            case "getInvalidations" if result is not None:
+                super().reply(question, (result[0], self._unmentioned(result[1])))
+            case _:
+                super().reply(question, result)
+
+    def _unmentioned(self, mentioned) -> list[bytes]:
+        return [oid for oid, _version in mentioned] if self.client.has_versions else list(mentioned)
+
+
 def value(data: bytes) -> int:
     return u64(data[len(BASE) :])
 
@@ -137,7 +191,7 @@ def value(data: bytes) -> int:
 def write(server: Server, seed: int, count: int) -> int:
     """`count` transactions that add one to two objects each."""
     choice = random.Random(seed)
-    witness = Witness(server)
+    witness = Witness.of(server)
     done = 0
     while done < count:
         oids = choice.sample(OIDS, 2)
@@ -157,34 +211,28 @@ def write(server: Server, seed: int, count: int) -> int:
     return done
 
 
-def watch(server: Server, seed: int, stop: threading.Event) -> int:
+def watch(witness: Witness, seed: int, stop: threading.Event) -> int:
     """Asks without waiting for answers, many questions at a time; how many were answered."""
     choice = random.Random(seed)
-    witness = Witness(server)
     start = witness.last
     asked = 0
     while not stop.is_set():
         for _ in range(20):
-            kind = choice.random()
-            if kind < 0.8:
-                msgid = witness.ask("loadBefore", choice.choice(OIDS), MAXTID)
-            elif kind < 0.9:
-                msgid = witness.ask("lastTransaction")
-            else:
-                msgid = witness.ask("getInvalidations", max(start, witness.last))
+            msgid = witness.ask(*witness.questions(choice, start))
             asked += 1
         witness.read_until(msgid)
     witness.client.close()
     return asked
 
 
-@pytest.mark.timeout(600 if LONG else 60)
-def test_byte_streams(server):
+def hold_against_the_rules(server: Server, open_witnesses) -> None:
+    """Writers of protocol 5, and meanwhile those who watch."""
     client = registered(server.address)
     client.commit(*[(oid, Z64, BASE + p64(0)) for oid in OIDS])
+    witnesses = open_witnesses()
     stop = threading.Event()
-    with ThreadPoolExecutor(6) as pool:
-        watchers = [pool.submit(watch, server, n, stop) for n in range(3)]
+    with ThreadPoolExecutor(len(witnesses) + 3) as pool:
+        watchers = [pool.submit(watch, witness, n, stop) for n, witness in enumerate(witnesses)]
         writers = [pool.submit(write, server, n, COMMITS) for n in range(3)]
         try:
             done = sum(writer.result() for writer in writers)
@@ -195,13 +243,26 @@ def test_byte_streams(server):
     client.close()
 
 
+@pytest.mark.timeout(600 if LONG else 60)
+def test_byte_streams(server):
+    hold_against_the_rules(server, lambda: [Witness.of(server) for _ in range(3)])
+
+
+@pytest.mark.timeout(600 if LONG else 120)
+def test_byte_streams_of_old_clients(make_server):
+    skip_where_differs("protocol-five-only")
+    server = make_server()
+    server.log.allow("lock: transactions waiting")
+    hold_against_the_rules(server, lambda: [OldWitness.with_version(server, version) for version in VERSIONS])
+
+
 def test_the_rules_can_fail():
     """The witness objects to each kind of disorder."""
     early, late = p64(5), p64(9)
 
     def witness() -> Witness:
-        each = Witness.__new__(Witness)
-        each.last = each.invalidated = early
+        each = Witness(None, early)
+        each.invalidated = early
         each.announced = {OIDS[0]: early}
         return each
 
