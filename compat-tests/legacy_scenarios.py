@@ -240,6 +240,14 @@ def store(client, name, key, data):
     client.storage.store(holder._p_oid, holder._p_serial, data.encode("ascii"), "", client.transactions[name])
 
 
+def store_as(client, name, key, model):
+    """Stores for an object of the root the record of another one."""
+    holder, like = client.connection.root()[key], client.connection.root()[model]
+    holder["value"], like["value"]
+    data = client.storage.load(like._p_oid, "")[0]
+    client.storage.store(holder._p_oid, holder._p_serial, data, "", client.transactions[name])
+
+
 def vote(client, name):
     client.storage.tpc_vote(client.transactions[name])
 

@@ -1,5 +1,6 @@
 """Clients of every generation when things end: connections, servers, processes, transactions."""
 
+import json
 import re
 
 import pytest
@@ -7,15 +8,21 @@ import pytest
 from clients import LEGACY_GENERATIONS, LegacyWorker, RemoteError
 from generations import ALLOWED_OF_ORIGINALS, need, original, value_becomes
 from ledger import differs, skip_where_differs
+from rawzeo import ruok
 from subject import wait_until
 
 
 @pytest.mark.feature("reconnecting after a restart")
 def test_a_client_comes_back_after_a_restart(generation_under_test):
+    # These two hang for ever once they have connected to a process that is about to go away. Ours no longer listens while it
+    # stops; the server of ZODB 3.7 does, and nobody can help being killed.
+    is_fragile = generation_under_test.name in ("zodb3-3.7.2", "zodb3-3.8.6")
+    if generation_under_test.name == "zodb3-3.7.2":
+        skip_where_differs("zodb37-listens-while-it-stops")
     server = generation_under_test.server()
     client = generation_under_test.database(server)
     client.do("put", {"a": 1})
-    server.restart(kill=True)
+    server.restart(kill=not is_fragile)
     wait_until(lambda: _commits(client, {"a": 2}), "the client is back")
     assert client.do("get", "a") == 2
     value_becomes(generation_under_test.database(server), "a", 2)
@@ -164,19 +171,43 @@ def test_a_transaction_that_takes_too_long(generation_under_test):
         slow.do("finish", "late")
 
 
-@pytest.mark.parametrize("phase", ["begun", "stored", "voted"])
+@pytest.mark.parametrize("phase", ["begun", "stored", "waiting", "voted", "finishing"])
 @pytest.mark.feature("killed in the middle of a commit")
 def test_a_client_that_is_killed(generation_under_test, phase):
     server = generation_under_test.server()
     victim, other = (generation_under_test.database(server) for _ in range(2))
-    other.do("put", {"a": 1})
-    value_becomes(victim, "a", 1)
+    other.do("put", {"a": 1, "b": 5})
+    value_becomes(victim, "b", 5)
     victim.do("begin", "last")
     if phase != "begun":
-        victim.do("store", "last", "a", "never")
-    if phase == "voted":
-        victim.do("vote", "last")
+        victim.do("store_as", "last", "a", "b")
+    match phase:
+        case "waiting":
+            other.do("begin", "first")
+            other.do("vote", "first")
+            victim.start("vote", "last")
+            # Only ours says so of a client that waits.
+            wait_until(lambda: not _is_ours(server) or _status(server)["waiting"] == 1, "it waits for the commit lock")
+        case "voted":
+            victim.do("vote", "last")
+        case "finishing":
+            victim.do("vote", "last")
+            victim.start("finish", "last")
     victim.kill()
+    if phase == "waiting":
+        other.do("finish", "first")
     other.do("put", {"b": 2})
-    assert (other.do("get", "a"), other.do("get", "b")) == (1, 2)
-    wait_until(lambda: "closed" in server.log.text().lower() or "disconnected" in server.log.text().lower(), "the server notices")
+    # It has what it had, or, where the finish came in before the end, what was stored.
+    assert other.do("get", "a") in ((1, 5) if phase == "finishing" else (1,))
+    assert other.do("get", "b") == 2
+    if _is_ours(server):
+        wait_until(lambda: _status(server)["active_txns"] == 0, "the transaction of the client ends")
+        wait_until(lambda: _status(server)["lock_time"] is None, "nobody has the commit lock")
+
+
+def _is_ours(server):
+    return server.subject == "zeolite"
+
+
+def _status(server):
+    return json.loads(ruok(server.address))["1"]
