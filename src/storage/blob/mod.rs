@@ -7,12 +7,14 @@
 //! - `staged`: one such content
 //! - `commit`, `placement`: a transaction with blobs; how content gets its final name, and loses it again
 //! - `removal`: what a pack leaves over
+//! - `kept`: the directory beside, where a pack may keep that
 //!
 //! Names and bytes are those of ZODB's own blob directories; what is ours are the names in `tmp`. A path is never what
 //! a client says it is.
 
 mod commit;
 mod directory;
+mod kept;
 mod layout;
 #[cfg(test)]
 mod names_tests;
@@ -33,6 +35,7 @@ pub use self::directory::BlobDirectory;
 pub use self::staged::StagedBlob;
 
 use self::commit::BlobCommit;
+use self::kept::Kept;
 use self::removal::{ListingHost, RemovalList};
 use super::{
     Begin, Capabilities, Commit, CurrentRecord, Invalidations, PackHost, PackOutcome, PackReport, PackRequest, Result,
@@ -84,7 +87,7 @@ impl BlobStorage {
 
     fn pack_now(&self, request: &PackRequest, host: &mut dyn PackHost) -> Result<PackReport> {
         if self.keeps_old {
-            removal::check_beside(&self.directory)?;
+            Kept::beside(&self.directory).check(&self.directory)?;
         }
         let goes_on = removal::remove_left_over(self);
         let mut list = RemovalList::new(self, goes_on);

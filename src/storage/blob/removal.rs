@@ -10,19 +10,21 @@
 //! line is the oid of an object that is gone as a whole, or the oid and the tid of a revision, in hex digits. Even so
 //! nothing goes that the storage still has.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::directory::{BlobDirectory, STAGED, entries};
-use super::layout::{self, MARKER};
+use super::directory::{BlobDirectory, STAGED};
+use super::kept::Kept;
+use super::layout;
+use super::tree::is_misleading;
 use super::{BlobStorage, LOGGER, has_transaction};
 use crate::ids::{Oid, Tid};
-use crate::storage::disk::{io_error, sync_directory_of, with_suffix};
+use crate::storage::disk::io_error;
 use crate::storage::{PackHost, PackPhase, PackProgress, Result, StorageError};
 
 const LIST: &str = ".removed";
@@ -71,7 +73,8 @@ impl<'a> RemovalList<'a> {
         match &mut self.file {
             Some(file) => Ok(file),
             none => {
-                let opened = OpenOptions::new().write(true).create(true).truncate(!self.goes_on).open(&self.path);
+                let tree = &self.storage.directory.tree;
+                let opened = if self.goes_on { tree.write(&self.path) } else { tree.create_again(&self.path, 0o666) };
                 let begun = opened.and_then(|mut file| {
                     self.earlier = file.seek(SeekFrom::End(0))?;
                     // The last line of an earlier list may not be whole.
@@ -95,7 +98,8 @@ impl<'a> RemovalList<'a> {
             file.sync_all()
         });
         written.map_err(|source| io_error("write", &self.path, source))?;
-        sync_directory_of(&self.path)
+        let directory = &self.storage.directory;
+        directory.tree.sync_directory(directory.path())
     }
 
     /// Nothing has been packed.
@@ -103,7 +107,7 @@ impl<'a> RemovalList<'a> {
         // Without what is not written yet.
         let Some((file, _)) = self.file.map(BufWriter::into_parts) else { return };
         if self.earlier == 0 {
-            remove_list(&self.path);
+            remove_list(&self.storage.directory, &self.path);
         } else if let Err(error) = file.set_len(self.earlier) {
             warn!(target: LOGGER, "{}: cannot be cut: {error}", self.path.display());
         }
@@ -140,34 +144,11 @@ impl PackHost for ListingHost<'_, '_> {
     }
 }
 
-/// Whether the directory beside, where a pack keeps what it removes, can have links to files of this one.
-pub(super) fn check_beside(directory: &BlobDirectory) -> Result<()> {
-    let base = directory.path();
-    let device = |path: &Path| path.metadata().map(|it| it.dev()).map_err(|source| io_error("examine", path, source));
-    let beside = base.parent().unwrap_or(base);
-    if device(base)? == device(beside)? {
-        return Ok(());
-    }
-    Err(StorageError::Refused(format!(
-        "{} is another file system than {}, so that a pack cannot keep blobs in {}; set pack-keep-old to false, or move \
-         the blobs to a directory below the mount point and change blob-dir",
-        base.display(),
-        beside.display(),
-        with_suffix(base, ".old").display()
-    )))
-}
-
 /// Removes what a pack has listed, right after it. Nothing here makes a pack fail.
 pub(super) fn remove_listed(storage: &BlobStorage, host: &mut dyn PackHost) {
-    let old = storage.keeps_old.then(|| with_suffix(storage.directory.path(), ".old"));
-    if let Some(old) = &old {
+    if storage.keeps_old {
         // What the pack before this one has kept. Now that this one is done, and not before.
-        match std::fs::remove_dir_all(old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(target: LOGGER, "{}: cannot be removed: {error}", old.display());
-            }
-            _ => {}
-        }
+        Kept::beside(&storage.directory).clear();
     }
     let mut told: Option<Instant> = None;
     let mut progress = |done, total| {
@@ -177,13 +158,12 @@ pub(super) fn remove_listed(storage: &BlobStorage, host: &mut dyn PackHost) {
         told = Some(Instant::now());
         host.progress(PackProgress { phase: PackPhase::RemovingBlobs, done, total })
     };
-    Removal::new(storage, old, true).run(&mut progress);
+    Removal::new(storage, true).run(&mut progress);
 }
 
 /// Works off a list that an earlier server has left. Whether a list of this storage is still there.
 pub(super) fn remove_left_over(storage: &BlobStorage) -> bool {
-    let old = storage.keeps_old.then(|| with_suffix(storage.directory.path(), ".old"));
-    Removal::new(storage, old, false).run(&mut |_, _| Ok(()))
+    Removal::new(storage, false).run(&mut |_, _| Ok(()))
 }
 
 /// How the work on a list ended.
@@ -193,12 +173,23 @@ enum Ended {
     NotOurs(String),
 }
 
+/// Where the file of a revision is after it has lost its name.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// There was none, or the storage has the revision.
+    Nothing,
+    /// Beside, to stay there.
+    Kept,
+    /// In `tmp`, to be removed.
+    Aside(PathBuf),
+}
+
 /// Working off a list. It may be done again after an interruption at any point.
 pub(super) struct Removal<'a> {
     storage: &'a BlobStorage,
     directory: &'a BlobDirectory,
-    /// Where what is removed is kept, together with what stays.
-    old: Option<PathBuf>,
+    /// Where what is removed is kept, if it is, together with what stays.
+    kept: Option<Kept>,
     /// Whether the storage was packed as the list says. Of a list that was left over this is not known before the storage
     /// turns out to have lost something that is on it.
     packed: bool,
@@ -207,8 +198,10 @@ pub(super) struct Removal<'a> {
 }
 
 impl<'a> Removal<'a> {
-    pub fn new(storage: &'a BlobStorage, old: Option<PathBuf>, packed: bool) -> Self {
-        Self { storage, directory: &storage.directory, old, packed, removed: 0, problems: 0 }
+    pub fn new(storage: &'a BlobStorage, packed: bool) -> Self {
+        let directory = &storage.directory;
+        let kept = storage.keeps_old.then(|| Kept::beside(directory));
+        Self { storage, directory, kept, packed, removed: 0, problems: 0 }
     }
 
     /// Whether there is something left to do.
@@ -216,7 +209,7 @@ impl<'a> Removal<'a> {
         let list = self.directory.path().join(LIST);
         let worked_off = match self.work_off(&list, progress) {
             Ok(Ended::Done) if self.problems == 0 => {
-                remove_list(&list);
+                remove_list(self.directory, &list);
                 true
             }
             Ok(Ended::Done) => {
@@ -248,8 +241,11 @@ impl<'a> Removal<'a> {
     }
 
     fn work_off(&mut self, list: &Path, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Ended> {
-        let opened = File::open(list).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (total, file) = opened.map_err(|source| io_error("open", list, source))?;
+        let (file, metadata) = match self.directory.tree.open(list) {
+            Err(error) if is_misleading(&error) => return Ok(Ended::NotOurs("is no regular file".to_owned())),
+            opened => opened.map_err(|source| io_error("open", list, source))?,
+        };
+        let total = metadata.len();
         let mut lines = BufReader::new(file).split(b'\n');
         let first = lines.next().transpose().map_err(|source| io_error("read", list, source))?.unwrap_or_default();
         let Some(last) = std::str::from_utf8(&first).ok().and_then(|first| first.strip_prefix(HEAD)) else {
@@ -272,7 +268,7 @@ impl<'a> Removal<'a> {
             match parse(&line) {
                 _ if line.is_empty() => {}
                 Some((oid, Some(tid))) => self.remove(oid, tid),
-                Some((oid, None)) => self.revisions(oid).into_iter().for_each(|tid| self.remove(oid, tid)),
+                Some((oid, None)) => self.remove_object(oid),
                 None => {
                     warn!(target: LOGGER, "{}: neither oid nor oid and tid: '{}'", list.display(), line.escape_ascii());
                 }
@@ -280,116 +276,77 @@ impl<'a> Removal<'a> {
             done += line.len() as u64 + 1;
             progress(done, total)?;
         }
-        if let Some(old) = self.old.clone().filter(|_| self.packed) {
-            self.keep_rest(&old, &mut || progress(total, total))?;
+        if let Some(kept) = self.kept.as_ref().filter(|_| self.packed) {
+            kept.link_rest(self.directory, &mut || progress(total, total))?;
         }
         Ok(Ended::Done)
     }
 
-    /// The revisions of an object that have files.
-    fn revisions(&self, oid: Oid) -> Vec<Tid> {
-        let object = self.directory.object(oid);
-        let files = entries(&object).into_iter().flatten().flatten();
-        files.filter_map(|file| layout::tid_of(file.file_name().to_str()?)).collect()
+    /// Removes the revisions of an object that have files.
+    fn remove_object(&mut self, oid: Oid) {
+        match self.revisions(oid) {
+            Ok(revisions) => revisions.into_iter().for_each(|tid| self.remove(oid, tid)),
+            Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.problem(&self.directory.object(oid), &error),
+        }
+    }
+
+    fn revisions(&self, oid: Oid) -> Result<Vec<Tid>> {
+        let files = self.directory.tree.entries(&self.directory.object(oid))?;
+        files.filter_map(|file| file.map(|file| layout::tid_of(file.name()?)).transpose()).collect()
     }
 
     /// Removes a revision if the storage has it no longer.
     fn remove(&mut self, oid: Oid, tid: Tid) {
-        let path = self.directory.revision(oid, tid);
-        match self.take_away(oid, tid, &path) {
-            Ok(None) => {}
-            Ok(Some(taken)) => {
-                // Outside of the lock: with much content it takes long.
-                match if self.old.is_some() { Ok(()) } else { std::fs::remove_file(&taken) } {
-                    Ok(()) => self.removed += 1,
-                    Err(error) => self.problem(&taken, &error),
-                }
-            }
-            Err(error) => self.problem(&path, &error),
+        match self.take_away(oid, tid) {
+            Ok(Taken::Nothing) => {}
+            Ok(Taken::Kept) => self.removed += 1,
+            // Outside of the lock: with much content it takes long.
+            Ok(Taken::Aside(aside)) => match self.directory.tree.remove(&aside) {
+                Ok(()) => self.removed += 1,
+                Err(error) => self.problem(&aside, &error),
+            },
+            Err(error) => self.problem(&self.directory.revision(oid, tid), &error),
         }
     }
 
-    /// Takes the name of a revision's file away, which is all that is done under the lock; where the file is then.
-    pub fn take_away(&mut self, oid: Oid, tid: Tid, path: &Path) -> Result<Option<PathBuf>> {
-        let there = path.symlink_metadata();
-        if there.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
-            return Err(io_error("remove", path, io::ErrorKind::IsADirectory.into()));
-        }
-        let kept = self.kept(path);
-        let to = kept.unwrap_or_else(|| self.directory.temporary().join(format!("{STAGED}removed")));
+    /// Takes the name of a revision's file away, which is all that is done under the lock.
+    pub fn take_away(&mut self, oid: Oid, tid: Tid) -> Result<Taken> {
+        let path = self.directory.revision(oid, tid);
+        let tree = &self.directory.tree;
+        let refused = |source| io_error("remove", &path, source);
+        let is_there = match tree.is_directory(&path) {
+            Ok(true) => return Err(refused(io::ErrorKind::IsADirectory.into())),
+            Ok(false) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(refused(error)),
+        };
         // A transaction that is being finished has files that the storage does not know yet.
         let _names = self.directory.names.lock();
         match self.storage.inner.load_serial(oid, tid) {
             Err(StorageError::NoSuchObject(_)) => self.packed = true,
-            Ok(_) => return Ok(None),
+            Ok(_) => return Ok(Taken::Nothing),
             Err(error) => return Err(error),
         }
-        if let (Ok(_), Some(parent)) = (there, to.parent()) {
-            std::fs::create_dir_all(parent).map_err(|source| io_error("create", parent, source))?;
-        }
-        let renamed = match std::fs::rename(path, &to) {
-            Ok(()) => Ok(Some(to)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(io_error("remove", path, source)),
+        let taken = match &self.kept {
+            _ if !is_there => Ok(Taken::Nothing),
+            Some(kept) => kept.take(tree, &path).map(|()| Taken::Kept),
+            None => {
+                let aside = self.directory.temporary().join(format!("{STAGED}removed"));
+                tree.rename(&path, tree, &aside).map(|()| Taken::Aside(aside))
+            }
         };
         self.directory.prune(&self.directory.object(oid));
-        renamed
-    }
-
-    /// Where a file is kept.
-    fn kept(&self, path: &Path) -> Option<PathBuf> {
-        Some(self.old.as_ref()?.join(path.strip_prefix(self.directory.path()).ok()?))
-    }
-
-    /// Links the layout and all that stays, so that together with the old data file there is all that was.
-    fn keep_rest(&self, old: &Path, progress: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let mut failed = 0_u64;
-        let mut link = |path: &Path, kept: &Path| match link(path, kept) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                if failed == 0 {
-                    warn!(target: LOGGER, "{}: cannot be linked to {}: {error}", path.display(), kept.display());
-                }
-                failed += 1;
-            }
-            _ => {}
-        };
-        link(&self.directory.path().join(MARKER), &old.join(MARKER));
-        let mut directories = vec![self.directory.path().to_owned()];
-        while let Some(directory) = directories.pop() {
-            progress()?;
-            for entry in entries(&directory)? {
-                let entry = entry?;
-                let path = entry.path();
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    if path != self.directory.temporary() {
-                        directories.push(path);
-                    }
-                } else if entry.file_name().to_str().and_then(layout::tid_of).is_some()
-                    && let Some(kept) = self.kept(&path)
-                {
-                    link(&path, &kept);
-                }
-            }
-        }
-        if failed > 0 {
-            // To be tried again it would have to be now: later on there are other files.
-            warn!(target: LOGGER, "{}: without {failed} files that stay in the blob directory", old.display());
-        }
-        Ok(())
+        taken.map_err(refused)
     }
 
     fn problem(&mut self, path: &Path, problem: &dyn std::fmt::Display) {
         self.problems += 1;
         if self.problems <= MOST_WARNINGS {
-            let aim = if self.old.is_some() { "kept beside the old data" } else { "removed" };
+            let aim = if self.kept.is_some() { "kept beside the old data" } else { "removed" };
             warn!(target: LOGGER, "{}: cannot be {aim}: {problem}", path.display());
         }
     }
-}
-
-fn link(path: &Path, kept: &Path) -> io::Result<()> {
-    kept.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-    std::fs::hard_link(path, kept)
 }
 
 /// The first line.
@@ -414,8 +371,8 @@ fn parse(line: &[u8]) -> Option<(Oid, Option<Tid>)> {
     }
 }
 
-fn remove_list(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
+fn remove_list(directory: &BlobDirectory, path: &Path) {
+    if let Err(error) = directory.tree.remove(path) {
         warn!(target: LOGGER, "{}: cannot be removed: {error}", path.display());
     }
 }

@@ -4,15 +4,16 @@
 //! the server to its other files, nor make it wait for what a pipe has to say.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::fs::{linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
@@ -46,6 +47,56 @@ pub(super) struct Identity {
 impl Identity {
     pub fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// What a directory has.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub path: PathBuf,
+    pub is_directory: bool,
+}
+
+impl Entry {
+    /// Its last component, if it is text, as all names of blobs are.
+    pub fn name(&self) -> Option<&str> {
+        self.path.file_name()?.to_str()
+    }
+}
+
+/// The entries of a directory, which may be many.
+struct Entries {
+    path: PathBuf,
+    directory: Dir,
+}
+
+impl Entries {
+    fn step(&mut self) -> io::Result<Option<Entry>> {
+        while let Some(entry) = self.directory.read() {
+            let entry = entry?;
+            let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Not every file system tells here.
+                FileType::Unknown => {
+                    let stat = statat(self.directory.fd()?, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+                    FileType::from_raw_mode(stat.st_mode)
+                }
+                told => told,
+            };
+            return Ok(Some(Entry { path: self.path.join(name), is_directory: kind == FileType::Directory }));
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().map_err(|source| io_error("read", &self.path, source)).transpose()
     }
 }
 
@@ -96,12 +147,51 @@ impl Tree {
 
     /// Opens a regular file for reading.
     pub fn open(&self, path: &Path) -> io::Result<(File, Metadata)> {
+        self.open_regular(path, OFlags::RDONLY)
+    }
+
+    /// Opens a regular file for writing.
+    pub fn write(&self, path: &Path) -> io::Result<File> {
+        self.open_regular(path, OFlags::WRONLY).map(|(file, _)| file)
+    }
+
+    fn open_regular(&self, path: &Path, access: OFlags) -> io::Result<(File, Metadata)> {
         let (directory, name) = self.locate(path)?;
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat(&directory, name, flags, Mode::empty())?);
         let metadata = file.metadata()?;
         // As the system says of a link.
         if metadata.is_file() { Ok((file, metadata)) } else { Err(Errno::LOOP.into()) }
+    }
+
+    /// Makes a file.
+    pub fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
+        let (directory, name) = self.locate(path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        Ok(File::from(openat(&directory, name, flags, Mode::from_raw_mode(mode))?))
+    }
+
+    /// Makes a file in the place of one that is there.
+    pub fn create_again(&self, path: &Path, mode: u32) -> io::Result<File> {
+        // Not written to: it may be a link, or a second name of somebody else's file.
+        match self.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.create(path, mode),
+        }
+    }
+
+    /// What is in a directory.
+    pub fn entries(&self, path: &Path) -> Result<impl Iterator<Item = Result<Entry>> + use<>> {
+        let opened = self.directory(path).and_then(|directory| Ok(Dir::new(directory)?));
+        let directory = opened.map_err(|source| io_error("read", path, source))?;
+        Ok(Entries { path: path.to_owned(), directory })
+    }
+
+    /// Whether a name is that of a directory; a link is none.
+    pub fn is_directory(&self, path: &Path) -> io::Result<bool> {
+        let (directory, name) = self.locate(path)?;
+        let stat = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
     /// Which file has a name; a link is itself one.
@@ -127,9 +217,15 @@ impl Tree {
         }
     }
 
-    /// Gives a file a second name.
-    pub fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let ((from_directory, from), (to_directory, to)) = (self.locate(from)?, self.locate(to)?);
+    /// Renames to a name in a tree, which may be another one. What has the name is replaced.
+    pub fn rename(&self, from: &Path, target: &Self, to: &Path) -> io::Result<()> {
+        let ((from_directory, from), (to_directory, to)) = (self.locate(from)?, target.locate(to)?);
+        Ok(renameat(&from_directory, from, &to_directory, to)?)
+    }
+
+    /// Gives a file a second name in a tree, which may be another one.
+    pub fn link(&self, from: &Path, target: &Self, to: &Path) -> io::Result<()> {
+        let ((from_directory, from), (to_directory, to)) = (self.locate(from)?, target.locate(to)?);
         Ok(linkat(&from_directory, from, &to_directory, to, AtFlags::empty())?)
     }
 
@@ -137,6 +233,12 @@ impl Tree {
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         let (directory, name) = self.locate(path)?;
         Ok(unlinkat(&directory, name, AtFlags::empty())?)
+    }
+
+    /// Removes an empty directory.
+    pub fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        let (directory, name) = self.locate(path)?;
+        Ok(unlinkat(&directory, name, AtFlags::REMOVEDIR)?)
     }
 
     /// Makes the names in a directory durable.

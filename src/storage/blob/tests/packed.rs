@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use super::removal::Taken;
 use super::*;
 use crate::storage::PackProgress;
 use crate::storage::battery::bench::Open;
@@ -9,7 +10,7 @@ use crate::storage::disk::with_suffix;
 
 /// A host that counts.
 #[derive(Default)]
-struct Host {
+pub struct Host {
     told: Vec<(Oid, Tid, bool)>,
     sealed: Option<Vec<u8>>,
     list: PathBuf,
@@ -91,15 +92,15 @@ fn a_pack_that_fails_early_leaves_no_list() {
 }
 
 /// What a pack leaves: two revisions of a blob, one of which is gone, and an object that is gone as a whole.
-struct Packed {
-    storage: BlobStorage,
-    tid: Tid,
-    gone: [PathBuf; 2],
-    home: TempDir,
+pub struct Packed {
+    pub storage: BlobStorage,
+    pub tid: Tid,
+    pub gone: [PathBuf; 2],
+    pub home: TempDir,
 }
 
 impl Packed {
-    fn new(pack_keep_old: bool) -> Self {
+    pub fn new(pack_keep_old: bool) -> Self {
         let home = TempDir::new().expect("make a directory");
         let file = Arc::new(FileStorage::open(&FileOptions::new(home.path().join("Data.fs"))).expect("open"));
         let options = Options { path: home.path().join("blobs"), create: false, pack_keep_old };
@@ -122,7 +123,7 @@ impl Packed {
         Self { storage, tid, gone, home }
     }
 
-    fn base(&self) -> PathBuf {
+    pub fn base(&self) -> PathBuf {
         self.home.path().join("blobs")
     }
 
@@ -276,7 +277,7 @@ fn a_mount_point_cannot_be_packed_with_keep_old() {
     std::fs::create_dir(home.path().join("plain")).expect("a directory");
     for (name, fits) in [("plain", true), ("mounted", false)] {
         let directory = BlobDirectory::open(&home.path().join(name), false, false).expect("open");
-        let checked = removal::check_beside(&directory);
+        let checked = kept::Kept::beside(&directory).check(&directory);
         assert_eq!(checked.is_ok(), fits, "{checked:?}");
         assert!(fits || checked.is_err_and(|problem| problem.to_string().contains("pack-keep-old")));
     }
@@ -304,8 +305,8 @@ fn a_removal_waits_for_the_names() {
 #[test]
 fn content_is_still_there_when_the_lock_is_free() {
     let packed = Packed::new(false);
-    let mut removal = removal::Removal::new(&packed.storage, None, true);
-    let taken = removal.take_away(BLOB, GONE, &packed.gone[0]).expect("taken").expect("was there");
+    let mut removal = removal::Removal::new(&packed.storage, true);
+    let Taken::Aside(taken) = removal.take_away(BLOB, GONE).expect("taken") else { panic!("it was there") };
     drop(packed.storage.directory.names.lock());
     assert!(!packed.gone[0].exists() && taken.exists());
     packed.storage.close().expect("close");

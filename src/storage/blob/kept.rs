@@ -1,0 +1,111 @@
+//! `<blob-dir>.old`: what a pack has removed, and links to all that stayed, so that together with the old data file
+//! there is all that was.
+//!
+//! Files go from one tree to the other by their names. Content is never copied, and no link is followed in either.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+use super::LOGGER;
+use super::directory::BlobDirectory;
+use super::layout::{self, MARKER};
+use super::tree::Tree;
+use crate::storage::disk::{io_error, with_suffix};
+use crate::storage::{Result, StorageError};
+
+/// The directory beside a blob directory.
+#[derive(Debug)]
+pub(super) struct Kept {
+    tree: Tree,
+}
+
+impl Kept {
+    pub fn beside(directory: &BlobDirectory) -> Self {
+        Self { tree: Tree::new(with_suffix(directory.path(), ".old")) }
+    }
+
+    /// Whether it can have links to files of the blob directory.
+    pub fn check(&self, directory: &BlobDirectory) -> Result<()> {
+        let base = directory.path();
+        let device =
+            |path: &Path| path.metadata().map(|it| it.dev()).map_err(|source| io_error("examine", path, source));
+        let beside = base.parent().unwrap_or(base);
+        if device(base)? == device(beside)? {
+            return Ok(());
+        }
+        Err(StorageError::Refused(format!(
+            "{} is another file system than {}, so that a pack cannot keep blobs in {}; set pack-keep-old to false, or \
+             move the blobs to a directory below the mount point and change blob-dir",
+            base.display(),
+            beside.display(),
+            self.tree.base.display()
+        )))
+    }
+
+    /// Removes what an earlier pack has kept.
+    pub fn clear(&self) {
+        match std::fs::remove_dir_all(&self.tree.base) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(target: LOGGER, "{}: cannot be removed: {error}", self.tree.base.display());
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a file over. The directories for it are made.
+    pub fn take(&self, blobs: &Tree, path: &Path) -> io::Result<()> {
+        blobs.rename(path, &self.tree, &self.make_room(blobs, path)?)
+    }
+
+    /// Links the layout and all that stays.
+    pub fn link_rest(&self, directory: &BlobDirectory, progress: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let blobs = &directory.tree;
+        let mut failed = 0_u64;
+        let mut link = |path: &Path| match self.make_room(blobs, path).and_then(|to| blobs.link(path, &self.tree, &to))
+        {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                if failed == 0 {
+                    let old = self.tree.base.display();
+                    warn!(target: LOGGER, "{}: cannot be linked to {old}: {error}", path.display());
+                }
+                failed += 1;
+            }
+            _ => {}
+        };
+        link(&blobs.base.join(MARKER));
+        let mut directories = vec![blobs.base.clone()];
+        while let Some(directory_path) = directories.pop() {
+            progress()?;
+            for entry in blobs.entries(&directory_path)? {
+                let entry = entry?;
+                if entry.is_directory {
+                    if entry.path != directory.temporary() {
+                        directories.push(entry.path);
+                    }
+                } else if entry.name().and_then(layout::tid_of).is_some() {
+                    link(&entry.path);
+                }
+            }
+        }
+        if failed > 0 {
+            // To be tried again it would have to be now: later on there are other files.
+            let old = self.tree.base.display();
+            warn!(target: LOGGER, "{old}: without {failed} files that stay in the blob directory");
+        }
+        Ok(())
+    }
+
+    /// Makes the directories for a file of the blob directory; where it is to be.
+    fn make_room(&self, blobs: &Tree, path: &Path) -> io::Result<PathBuf> {
+        let kept = self.tree.base.join(path.strip_prefix(&blobs.base).map_err(io::Error::other)?);
+        match std::fs::create_dir(&self.tree.base) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        self.tree.make_directory(kept.parent().unwrap_or(&self.tree.base), &mut Vec::new())?;
+        Ok(kept)
+    }
+}
