@@ -55,7 +55,7 @@ def test_a_blob_that_comes_back_after_the_pack_time(make_server, client_processe
 class Filled:
     """A server with blobs that stay, old revisions of them, blobs that go, and files that are no blobs."""
 
-    def __init__(self, make_server, pool, directory: Path, keep_old: bool, rate: str | None) -> None:
+    def __init__(self, make_server, pool, directory: Path, keep_old: bool, rate: str | None, packed: bool) -> None:
         self.section = filestorage(directory / "Data.fs", pack_keep_old=keep_old, blob_dir=directory / "blobs")
         settings = [f"%define zeolite_pack_rate {rate}"] if rate else []
         self.server = server = make_server([*settings, self.section])
@@ -64,6 +64,10 @@ class Filled:
         fat = client.do("commit", (ROOT, Z64, referring(*KEPT)), (FAT, Z64, record(os.urandom(2_000_000))))
         stores = [(oid, Z64, content(50, n)) for n, oid in enumerate([*KEPT, *GARBAGE])]
         first = client.do("blob_scenarios.commit", *stores)
+        if packed:
+            # What stays has a second name beside then.
+            client.do("call", "pack", time.time() + 1)
+            client.do("blob_scenarios.commit", *stores[len(KEPT) :])
         client.do("blob_scenarios.commit", *((oid, first, content(60, n)) for n, oid in enumerate(KEPT)))
         self.newest = fat
         client.do("close_storage")
@@ -108,12 +112,13 @@ class Filled:
 
 
 @pytest.mark.parametrize("keep_old", [False, True], ids=["removed", "kept"])
-@pytest.mark.parametrize("moment", ["copying", "last step", "removing"])
+@pytest.mark.parametrize("moment", ["copying", "last step", "removing", "removing again"])
 def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old, moment):
     """Every blob that has a record is there, every other one goes with the next start, and nothing else is touched."""
-    if moment != "removing":
+    if not moment.startswith("removing"):
         skip_where_differs("no-pack-progress")
-    filled = Filled(make_server, client_processes, tmp_path, keep_old, "1kb" if moment == "copying" else None)
+    rate = "1kb" if moment == "copying" else None
+    filled = Filled(make_server, client_processes, tmp_path, keep_old, rate, packed=moment == "removing again")
     server = filled.server
     server.log.allow("truncat", "Ignoring index", "a pack was interrupted in its last step")
     match moment:
@@ -123,7 +128,7 @@ def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old
         case "last step":
             Held(server, raw, (FAT, filled.newest, record("held")))
             assert (server.blob_dir / ".removed").stat().st_size > 0
-        case "removing":
+        case "removing" | "removing again":
             raw(server).start("pack", time.time() + 1)
             deadline = time.monotonic() + 20
             while not filled.is_packed():
@@ -133,7 +138,7 @@ def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old
                 pass
     server.kill()
     packed = filled.is_packed()
-    assert packed == (moment == "removing")
+    assert packed == moment.startswith("removing")
     needed = filled.blob_files()
     assert packed == (needed < filled.records)
     now = filled.contents()

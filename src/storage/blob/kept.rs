@@ -12,7 +12,7 @@ use tracing::warn;
 use super::LOGGER;
 use super::directory::BlobDirectory;
 use super::layout::{self, MARKER};
-use super::tree::Tree;
+use super::tree::{Entry, Tree};
 use crate::storage::disk::{io_error, with_suffix};
 use crate::storage::{Result, StorageError};
 
@@ -45,19 +45,50 @@ impl Kept {
         )))
     }
 
-    /// Removes what an earlier pack has kept.
-    pub fn clear(&self) {
-        match std::fs::remove_dir_all(&self.tree.base) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(target: LOGGER, "{}: cannot be removed: {error}", self.tree.base.display());
-            }
-            _ => {}
+    /// Removes what an earlier pack has kept. May be broken off anywhere, and begun again.
+    pub fn clear(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let base = &self.tree.base;
+        let refused = |path: &Path| {
+            let path = path.to_owned();
+            move |source| io_error("remove", &path, source)
+        };
+        match base.symlink_metadata() {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return std::fs::remove_file(base).map_err(refused(base)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(refused(base)(source)),
         }
+        // The last one is looked at; those before it are what it is in, and others that are there.
+        let mut directories = vec![base.clone()];
+        while let Some(directory) = directories.last().cloned() {
+            let known = directories.len();
+            for entry in self.tree.entries(&directory)? {
+                go_on()?;
+                let Entry { path, is_directory } = entry?;
+                if is_directory {
+                    directories.push(path);
+                } else {
+                    self.tree.remove(&path).map_err(refused(&path))?;
+                }
+            }
+            if directories.len() == known {
+                directories.pop();
+                let is_base = directories.is_empty();
+                let removed = if is_base { std::fs::remove_dir(base) } else { self.tree.remove_directory(&directory) };
+                removed.map_err(refused(&directory))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a file over. The directories for it are made.
     pub fn take(&self, blobs: &Tree, path: &Path) -> io::Result<()> {
-        blobs.rename(path, &self.tree, &self.make_room(blobs, path)?)
+        let kept = self.make_room(blobs, path)?;
+        // To rename one name of a file to another one of it does nothing.
+        if self.tree.identity(&kept).is_ok_and(|it| blobs.identity(path).is_ok_and(|found| found == it)) {
+            return blobs.remove(path);
+        }
+        blobs.rename(path, &self.tree, &kept)
     }
 
     /// Links the layout and all that stays.

@@ -9,6 +9,10 @@
 //! nor does anything by a list without such a line, as Python's server leaves it (and never reads it again). A further
 //! line is the oid of an object that is gone as a whole, or the oid and the tid of a revision, in hex digits. Even so
 //! nothing goes that the storage still has.
+//!
+//! What each pack has added begins with a line that says whose the directory beside is: an earlier pack's, until that
+//! one's files have been removed from it, and then this pack's. So none of the two is taken for the other, whenever the
+//! server is killed.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
@@ -34,6 +38,9 @@ const HEAD: &str = "zeolite, removed after ";
 
 /// Stands for the tid as long as the list is not complete.
 const INCOMPLETE: &str = "................";
+
+/// Whose the directory beside is. The second line takes the place of the first one.
+const BESIDE: [&str; 2] = ["beside: of an earlier pack", "beside: of this pack      "];
 
 /// Warnings about single files; what is more is only counted.
 const MOST_WARNINGS: u64 = 10;
@@ -79,7 +86,7 @@ impl<'a> RemovalList<'a> {
                     self.earlier = file.seek(SeekFrom::End(0))?;
                     // The last line of an earlier list may not be whole.
                     let first = if self.earlier == 0 { head(&INCOMPLETE) } else { "\n".to_owned() };
-                    file.write_all(first.as_bytes())?;
+                    writeln!(file, "{first}{}", BESIDE[0])?;
                     Ok(BufWriter::new(file))
                 });
                 Ok(none.insert(begun.map_err(|source| io_error("open", &self.path, source))?))
@@ -146,10 +153,6 @@ impl PackHost for ListingHost<'_, '_> {
 
 /// Removes what a pack has listed, right after it. Nothing here makes a pack fail.
 pub(super) fn remove_listed(storage: &BlobStorage, host: &mut dyn PackHost) {
-    if storage.keeps_old {
-        // What the pack before this one has kept. Now that this one is done, and not before.
-        Kept::beside(&storage.directory).clear();
-    }
     let mut told: Option<Instant> = None;
     let mut progress = |done, total| {
         if told.is_some_and(|told| told.elapsed() < PROGRESS_INTERVAL) {
@@ -190,22 +193,26 @@ pub(super) struct Removal<'a> {
     directory: &'a BlobDirectory,
     /// Where what is removed is kept, if it is, together with what stays.
     kept: Option<Kept>,
+    /// Whether the list is of a pack that has just ended.
+    is_fresh: bool,
     /// Whether the storage was packed as the list says. Of a list that was left over this is not known before the storage
     /// turns out to have lost something that is on it.
     packed: bool,
+    /// Where the list says that the directory beside is an earlier pack's, if it is.
+    earlier: Option<u64>,
     removed: u64,
     problems: u64,
 }
 
 impl<'a> Removal<'a> {
-    pub fn new(storage: &'a BlobStorage, packed: bool) -> Self {
+    pub fn new(storage: &'a BlobStorage, is_fresh: bool) -> Self {
         let directory = &storage.directory;
         let kept = storage.keeps_old.then(|| Kept::beside(directory));
-        Self { storage, directory, kept, packed, removed: 0, problems: 0 }
+        Self { storage, directory, kept, is_fresh, packed: is_fresh, earlier: None, removed: 0, problems: 0 }
     }
 
     /// Whether there is something left to do.
-    fn run(mut self, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> bool {
+    pub fn run(mut self, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> bool {
         let list = self.directory.path().join(LIST);
         let worked_off = match self.work_off(&list, progress) {
             Ok(Ended::Done) if self.problems == 0 => {
@@ -265,10 +272,18 @@ impl<'a> Removal<'a> {
         let mut done = first.len() as u64 + 1;
         for line in lines {
             let line = line.map_err(|source| io_error("read", list, source))?;
+            let go_on = &mut || progress(done, total);
             match parse(&line) {
                 _ if line.is_empty() => {}
-                Some((oid, Some(tid))) => self.remove(oid, tid),
-                Some((oid, None)) => self.remove_object(oid),
+                _ if line == BESIDE[0].as_bytes() => {
+                    (self.earlier, self.packed) = (Some(done), self.is_fresh);
+                    if self.packed {
+                        self.clear_beside(list, go_on)?;
+                    }
+                }
+                _ if line == BESIDE[1].as_bytes() => (self.earlier, self.packed) = (None, true),
+                Some((oid, Some(tid))) => self.remove(oid, tid, list, go_on)?,
+                Some((oid, None)) => self.remove_object(oid, list, go_on)?,
                 None => {
                     warn!(target: LOGGER, "{}: neither oid nor oid and tid: '{}'", list.display(), line.escape_ascii());
                 }
@@ -283,12 +298,13 @@ impl<'a> Removal<'a> {
     }
 
     /// Removes the revisions of an object that have files.
-    fn remove_object(&mut self, oid: Oid) {
+    fn remove_object(&mut self, oid: Oid, list: &Path, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         match self.revisions(oid) {
-            Ok(revisions) => revisions.into_iter().for_each(|tid| self.remove(oid, tid)),
+            Ok(revisions) => revisions.into_iter().try_for_each(|tid| self.remove(oid, tid, list, go_on))?,
             Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.problem(&self.directory.object(oid), &error),
         }
+        Ok(())
     }
 
     fn revisions(&self, oid: Oid) -> Result<Vec<Tid>> {
@@ -297,7 +313,12 @@ impl<'a> Removal<'a> {
     }
 
     /// Removes a revision if the storage has it no longer.
-    fn remove(&mut self, oid: Oid, tid: Tid) {
+    fn remove(&mut self, oid: Oid, tid: Tid, list: &Path, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        if self.earlier.is_some()
+            && matches!(self.storage.inner.load_serial(oid, tid), Err(StorageError::NoSuchObject(_)))
+        {
+            self.clear_beside(list, go_on)?;
+        }
         match self.take_away(oid, tid) {
             Ok(Taken::Nothing) => {}
             Ok(Taken::Kept) => self.removed += 1,
@@ -308,6 +329,22 @@ impl<'a> Removal<'a> {
             },
             Err(error) => self.problem(&self.directory.revision(oid, tid), &error),
         }
+        Ok(())
+    }
+
+    /// Removes what an earlier pack has kept, now that this one is done and not before. The list says when that is over.
+    fn clear_beside(&mut self, list: &Path, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let Some(position) = self.earlier.take() else { return Ok(()) };
+        let Some(kept) = &self.kept else { return Ok(()) };
+        match kept.clear(go_on) {
+            Err(error @ StorageError::Io { .. }) => warn!(target: LOGGER, "{error}"),
+            cleared => cleared?,
+        }
+        let noted = self.directory.tree.write(list).and_then(|file| {
+            file.write_all_at(BESIDE[1].as_bytes(), position)?;
+            file.sync_data()
+        });
+        noted.map_err(|source| io_error("write", list, source))
     }
 
     /// Takes the name of a revision's file away, which is all that is done under the lock.

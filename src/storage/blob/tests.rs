@@ -1,5 +1,6 @@
 //! What a blob directory is for its next start, and what a pack takes from it.
 
+mod beside;
 mod links;
 mod packed;
 
