@@ -18,7 +18,7 @@ from ledger import differs, skip_where_differs
 from pack_model import transactions
 from pack_records import BLOB
 from rawzeo import Z64, p64, record
-from subject import Server, filestorage, wait_until
+from subject import Server, blobstorage, filestorage, wait_until
 from test_pack_meanwhile import ROOT, Held, has_partial_file, referring, status
 
 KEPT = [p64(n) for n in range(100, 200)]
@@ -157,3 +157,35 @@ def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old
     current = {str(blob_file(Path(), oid, client.call("history", oid, 1)[0]["tid"])) for oid in KEPT}
     assert filled.blob_files() == current
     assert filled.contents() == filled.with_files(current)
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["blob-dir", "blobstorage"])
+def test_what_was_kept_once_nothing_is(make_server, client_processes, tmp_path, around):
+    """It goes with the next pack, but <blobstorage> has nothing to do with it."""
+    data_fs, blob_dir, old = (tmp_path / name for name in ("Data.fs", "blobs", "blobs.old"))
+    server = make_server([filestorage(data_fs, blob_dir=blob_dir)])
+
+    def pack(oid: bytes, root: bytes) -> bytes:
+        client = client_of(server, client_processes, tmp_path)
+        root = client.do("commit", (ROOT, root, referring(oid)))
+        first = client.do("blob_scenarios.commit", (oid, Z64, b"first"))
+        second = client.do("blob_scenarios.commit", (oid, first, b"second"))
+        client.do("call", "pack", time.time() + 1)
+        client.do("close_storage")
+        assert not blob_file(blob_dir, oid, first).exists()
+        assert blob_file(blob_dir, oid, second).exists()
+        return root
+
+    root = pack(KEPT[0], Z64)
+    kept = files(old)
+    assert len(kept) == 2
+    server.stop()
+    server.storages = [
+        blobstorage(filestorage(data_fs), blob_dir=blob_dir)
+        if around
+        else filestorage(data_fs, blob_dir=blob_dir, pack_keep_old=False)
+    ]
+    server.start()
+    pack(KEPT[1], root)
+    assert old.exists() is around
+    assert not around or files(old) == kept

@@ -52,15 +52,27 @@ pub struct Options {
     pub path: PathBuf,
     /// Begin with an empty directory, whatever was there.
     pub create: bool,
-    /// Whether a pack keeps what it removes, and links to the rest, beside the directory with `.old` at the end.
+    /// Whether a pack keeps what it removes, and links to the rest, beside the directory with `.old` at the end. If not,
+    /// what an earlier one has kept there goes.
     pub pack_keep_old: bool,
+}
+
+/// What packs do with `<blob-dir>.old`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    /// They keep there what they remove.
+    Kept,
+    /// What an earlier pack has kept goes.
+    Emptied,
+    /// Nothing: it is somebody else's.
+    Untouched,
 }
 
 /// A storage with blobs.
 pub struct BlobStorage {
     inner: Arc<dyn Storage>,
     directory: BlobDirectory,
-    keeps_old: bool,
+    beside: Beside,
     packing: AtomicBool,
 }
 
@@ -77,7 +89,8 @@ impl BlobStorage {
         let read_only = inner.is_read_only();
         let directory = BlobDirectory::open(&options.path, read_only, options.create)?;
         let packing = AtomicBool::new(false);
-        let storage = Self { inner, directory, keeps_old: options.pack_keep_old, packing };
+        let beside = if options.pack_keep_old { Beside::Kept } else { Beside::Emptied };
+        let storage = Self { inner, directory, beside, packing };
         if !read_only {
             placement::remove_pending(&storage.directory, &storage.inner)?;
             removal::remove_left_over(&storage);
@@ -85,8 +98,14 @@ impl BlobStorage {
         Ok(storage)
     }
 
+    /// Has nothing to do with `<blob-dir>.old`: packs remove blobs for good, and leave alone what is there.
+    #[must_use]
+    pub fn leaving_old(self) -> Self {
+        Self { beside: Beside::Untouched, ..self }
+    }
+
     fn pack_now(&self, request: &PackRequest, host: &mut dyn PackHost) -> Result<PackReport> {
-        if self.keeps_old {
+        if self.beside == Beside::Kept {
             Kept::beside(&self.directory).check(&self.directory)?;
         }
         let goes_on = removal::remove_left_over(self);

@@ -26,7 +26,7 @@ use super::directory::{BlobDirectory, STAGED};
 use super::kept::Kept;
 use super::layout;
 use super::tree::is_misleading;
-use super::{BlobStorage, LOGGER, has_transaction};
+use super::{Beside, BlobStorage, LOGGER, has_transaction};
 use crate::ids::{Oid, Tid};
 use crate::storage::disk::io_error;
 use crate::storage::{PackHost, PackPhase, PackProgress, Result, StorageError};
@@ -191,8 +191,8 @@ pub(super) enum Taken {
 pub(super) struct Removal<'a> {
     storage: &'a BlobStorage,
     directory: &'a BlobDirectory,
-    /// Where what is removed is kept, if it is, together with what stays.
-    kept: Option<Kept>,
+    /// Where what is removed may be kept, together with what stays.
+    beside: Option<Kept>,
     /// Whether the list is of a pack that has just ended.
     is_fresh: bool,
     /// Whether the storage was packed as the list says. Of a list that was left over this is not known before the storage
@@ -207,8 +207,8 @@ pub(super) struct Removal<'a> {
 impl<'a> Removal<'a> {
     pub fn new(storage: &'a BlobStorage, is_fresh: bool) -> Self {
         let directory = &storage.directory;
-        let kept = storage.keeps_old.then(|| Kept::beside(directory));
-        Self { storage, directory, kept, is_fresh, packed: is_fresh, earlier: None, removed: 0, problems: 0 }
+        let beside = (storage.beside != Beside::Untouched).then(|| Kept::beside(directory));
+        Self { storage, directory, beside, is_fresh, packed: is_fresh, earlier: None, removed: 0, problems: 0 }
     }
 
     /// Whether there is something left to do.
@@ -291,7 +291,7 @@ impl<'a> Removal<'a> {
             done += line.len() as u64 + 1;
             progress(done, total)?;
         }
-        if let Some(kept) = self.kept.as_ref().filter(|_| self.packed) {
+        if let Some(kept) = self.kept().filter(|_| self.packed) {
             kept.link_rest(self.directory, &mut || progress(total, total))?;
         }
         Ok(Ended::Done)
@@ -335,8 +335,8 @@ impl<'a> Removal<'a> {
     /// Removes what an earlier pack has kept, now that this one is done and not before. The list says when that is over.
     fn clear_beside(&mut self, list: &Path, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let Some(position) = self.earlier.take() else { return Ok(()) };
-        let Some(kept) = &self.kept else { return Ok(()) };
-        match kept.clear(go_on) {
+        let Some(beside) = &self.beside else { return Ok(()) };
+        match beside.clear(go_on) {
             Err(error @ StorageError::Io { .. }) => warn!(target: LOGGER, "{error}"),
             cleared => cleared?,
         }
@@ -365,7 +365,7 @@ impl<'a> Removal<'a> {
             Ok(_) => return Ok(Taken::Nothing),
             Err(error) => return Err(error),
         }
-        let taken = match &self.kept {
+        let taken = match self.kept() {
             _ if !is_there => Ok(Taken::Nothing),
             Some(kept) => kept.take(tree, &path).map(|()| Taken::Kept),
             None => {
@@ -377,10 +377,15 @@ impl<'a> Removal<'a> {
         taken.map_err(refused)
     }
 
+    /// Where what is removed is kept, if it is.
+    fn kept(&self) -> Option<&Kept> {
+        self.beside.as_ref().filter(|_| self.storage.beside == Beside::Kept)
+    }
+
     fn problem(&mut self, path: &Path, problem: &dyn std::fmt::Display) {
         self.problems += 1;
         if self.problems <= MOST_WARNINGS {
-            let aim = if self.kept.is_some() { "kept beside the old data" } else { "removed" };
+            let aim = if self.kept().is_some() { "kept beside the old data" } else { "removed" };
             warn!(target: LOGGER, "{}: cannot be {aim}: {problem}", path.display());
         }
     }

@@ -86,3 +86,20 @@ fn a_second_name_of_the_same_file() {
     packed.check();
     assert_eq!(std::fs::read(linked).expect("kept"), b"0x0300000000000001.blob");
 }
+
+/// Packs that keep nothing remove what earlier ones have kept, if that is theirs.
+#[test]
+fn what_was_kept_goes_once_nothing_is() {
+    for is_ours in [true, false] {
+        let mut packed = Packed::new(false);
+        if !is_ours {
+            packed.storage = packed.storage.leaving_old();
+        }
+        let old = with_suffix(&packed.base(), ".old");
+        std::fs::create_dir(&old).expect("make a directory");
+        std::fs::write(old.join("0x01.blob"), b"of the pack before").expect("write");
+        removal::remove_listed(&packed.storage, &mut Host::default());
+        packed.check();
+        assert_eq!(old.exists(), !is_ours);
+    }
+}
