@@ -4,7 +4,6 @@
 //! Files go from one tree to the other by their names. Content is never copied, and no link is followed in either.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
@@ -12,7 +11,7 @@ use tracing::warn;
 use super::LOGGER;
 use super::directory::BlobDirectory;
 use super::layout::{self, MARKER};
-use super::tree::{Entry, Tree};
+use super::tree::{Entry, Tree, rename_nothing};
 use crate::storage::disk::{io_error, with_suffix};
 use crate::storage::{Result, StorageError};
 
@@ -30,19 +29,19 @@ impl Kept {
     /// Whether it can have links to files of the blob directory.
     pub fn check(&self, directory: &BlobDirectory) -> Result<()> {
         let base = directory.path();
-        let device =
-            |path: &Path| path.metadata().map(|it| it.dev()).map_err(|source| io_error("examine", path, source));
         let beside = base.parent().unwrap_or(base);
-        if device(base)? == device(beside)? {
-            return Ok(());
+        match rename_nothing(base, beside) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Err(StorageError::Refused(format!(
+                "no file of {} can be renamed or linked to {}, which another file system or mount point parts from it, so \
+                 that a pack cannot keep blobs in {}; set pack-keep-old to false, or move the blobs to a directory below \
+                 the mount point and change blob-dir",
+                base.display(),
+                beside.display(),
+                self.tree.base.display()
+            ))),
+            // That nothing is there, or something of which the pack hears in time.
+            _ => Ok(()),
         }
-        Err(StorageError::Refused(format!(
-            "{} is another file system than {}, so that a pack cannot keep blobs in {}; set pack-keep-old to false, or \
-             move the blobs to a directory below the mount point and change blob-dir",
-            base.display(),
-            beside.display(),
-            self.tree.base.display()
-        )))
     }
 
     /// Removes what an earlier pack has kept. May be broken off anywhere, and begun again.

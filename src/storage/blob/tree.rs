@@ -253,9 +253,7 @@ impl Tree {
         let unreadable = |source| io_error("look at", temporary, source);
         let found = temporary.symlink_metadata().map_err(unreadable)?;
         let base = self.base.metadata().map_err(unreadable)?;
-        // A mount point in between is noticed before the system looks for the name.
-        let nothing = "zeolite-upload-";
-        let renamed = std::fs::rename(temporary.join(nothing), self.base.join(nothing));
+        let renamed = rename_nothing(temporary, &self.base);
         let is_elsewhere = renamed.is_err_and(|error| error.kind() == io::ErrorKind::CrossesDevices);
         if !found.is_dir() || found.dev() != base.dev() || is_elsewhere {
             return Err(StorageError::Refused(format!(
@@ -272,6 +270,13 @@ impl Tree {
         let (parent, name) = path.parent().zip(path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
         Ok((self.directory(parent)?, name))
     }
+}
+
+/// Renames what is not there from one directory to another one. That they are on different file systems, or that a mount
+/// point is in between, is noticed before the system looks for the name.
+pub(super) fn rename_nothing(from: &Path, to: &Path) -> io::Result<()> {
+    let nothing = "zeolite-upload-";
+    std::fs::rename(from.join(nothing), to.join(nothing))
 }
 
 /// Whether a path did not lead to a regular file, but to or through a link, or to something else.

@@ -293,6 +293,31 @@ fn a_mount_point_cannot_be_packed_with_keep_old() {
     }
 }
 
+/// Nor below a mount point of the same file system, which only root can make.
+#[test]
+fn a_bind_mount_cannot_be_packed_with_keep_old() {
+    struct Mounted<'a>(&'a Path);
+
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            std::process::Command::new("umount").arg(self.0).status().expect("run umount");
+        }
+    }
+
+    let home = TempDir::new().expect("make a directory");
+    let [blobs, elsewhere] = ["blobs", "elsewhere"].map(|name| home.path().join(name));
+    std::fs::create_dir(&blobs).expect("make a directory");
+    std::fs::create_dir(&elsewhere).expect("make a directory");
+    let mount = std::process::Command::new("mount").arg("--bind").args([&elsewhere, &blobs]).output();
+    if !mount.is_ok_and(|done| done.status.success()) {
+        return;
+    }
+    let _mounted = Mounted(&blobs);
+    let directory = BlobDirectory::open(&blobs, false, false).expect("open");
+    let checked = kept::Kept::beside(&directory).check(&directory);
+    assert!(checked.is_err_and(|problem| problem.to_string().contains("pack-keep-old")));
+}
+
 /// A finish that has named its files, but is not visible yet, keeps them: the removal waits for it.
 #[test]
 fn a_removal_waits_for_the_names() {
