@@ -109,7 +109,7 @@ impl BlobDirectory {
         kept.map_err(|source| io_error("create a file in", &temporary, source))
     }
 
-    /// A file that a client with a shared blob directory has put beside the revisions of `oid`.
+    /// A file that a client with a shared blob directory has put beside the revisions of `oid`. It moves to `tmp`.
     ///
     /// A name that is not one of those that clients give is [`StorageError::BlobName`].
     pub fn adopt(&self, oid: Oid, name: &str) -> Result<StagedBlob> {
@@ -117,16 +117,25 @@ impl BlobDirectory {
         if !is_upload_name(name) {
             return Err(bad_name());
         }
-        let path = self.object(oid).join(name);
-        let (file, metadata) = self.tree.open(&path).map_err(|source| match source {
+        let upload = self.object(oid).join(name);
+        let (file, metadata) = self.tree.open(&upload).map_err(|source| match source {
             misleading if is_misleading(&misleading) => bad_name(),
-            source => io_error("open", &path, source),
+            source => io_error("open", &upload, source),
         })?;
-        // Under another name it may be a file of the server's, or be changed. One upload is the content of one revision.
-        if metadata.nlink() != 1 || !self.tree.adopted.lock().insert(path.clone()) {
+        // Under another name it may be a file of the server's, or be changed.
+        if metadata.nlink() != 1 {
             return Err(bad_name());
         }
-        let content = StagedBlob::whole(Arc::clone(&self.tree), path, Identity::of(&metadata));
+        // From now on it is the server's, also at its next start if it is killed, and the content of one revision.
+        let (path, ()) = self.named(|name| self.tree.rename_to_new(&upload, name))?;
+        let identity = Identity::of(&metadata);
+        if self.tree.identity(&path).is_ok_and(|found| found != identity) {
+            // The client has replaced it meanwhile: then this is none of the server's business.
+            let returned = self.tree.rename_to_new(&path, &upload);
+            returned.map_err(|source| io_error("rename", &path, source))?;
+            return Err(bad_name());
+        }
+        let content = StagedBlob::whole(Arc::clone(&self.tree), path, identity);
         let synced = self.tree.durable.sync(&file, content.path());
         synced.map_err(|source| io_error("sync", content.path(), source))?;
         Ok(content)

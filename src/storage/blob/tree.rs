@@ -3,7 +3,6 @@
 //! No link is followed below the base, and nothing but regular files is opened: what a client puts there must not lead
 //! the server to its other files, nor make it wait for what a pipe has to say.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::fs::{File, Metadata};
@@ -19,7 +18,6 @@ use rustix::io::Errno;
 
 use crate::storage::disk::io_error;
 use crate::storage::{Result, StorageError};
-use crate::sync::Mutex;
 
 /// The one step that nobody misses when it is left out, so that a test can watch it, or make it fail.
 pub(super) trait Durable: Debug + Send + Sync {
@@ -105,13 +103,11 @@ impl Iterator for Entries {
 pub(super) struct Tree {
     pub base: PathBuf,
     pub durable: Box<dyn Durable>,
-    /// The uploads of clients that have become the content of a transaction.
-    pub adopted: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Tree {
     pub fn new(base: PathBuf) -> Self {
-        Self { base, durable: Box::new(Disk), adopted: Mutex::default() }
+        Self { base, durable: Box::new(Disk) }
     }
 
     /// Opens a directory. That there is a link on the way is an error like any other, see [`is_misleading`].
