@@ -2,6 +2,7 @@
 //!
 //! Opened by one storage at a time. A storage that is read-only opens whatever is there and makes nothing.
 
+use std::collections::VecDeque;
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -13,7 +14,7 @@ use tempfile::Builder;
 use tracing::{info, warn};
 
 use super::layout::{self, Layout, MARKER};
-use super::tree::{Entry, Identity, Tree, is_misleading};
+use super::tree::{Entry, Identity, IsLink, Tree, is_misleading};
 use super::{LOGGER, StagedBlob};
 use crate::ids::{Oid, Tid};
 use crate::storage::disk::{io_error, sync_directory_of, with_suffix};
@@ -26,6 +27,9 @@ pub(super) const STAGED: &str = "zeolite-upload-";
 /// The file with the lock. Hidden, so that a directory with nothing else in it is empty for ZODB, and not the directory
 /// itself: some network file systems lock only what is open for writing.
 const LOCK: &str = ".zeolite-lock";
+
+/// Among how many entries a start looks for links, those next to the base first. More would delay it.
+const LOOKED_AT: usize = 10_000;
 
 /// A directory of blobs.
 #[derive(Debug)]
@@ -64,6 +68,7 @@ impl BlobDirectory {
         make_directory(&directory.temporary())?;
         directory.tree.check_temporary(&directory.temporary())?;
         directory.sweep()?;
+        directory.look_for_links()?;
         Ok(directory)
     }
 
@@ -199,6 +204,34 @@ impl BlobDirectory {
         sync_directory_of(&marker)
     }
 
+    /// Says of links below the directory that none is followed. Python's server does so, and sites have spread blobs
+    /// that way.
+    fn look_for_links(&self) -> Result<()> {
+        let mut directories = VecDeque::from([self.base.clone()]);
+        let (mut seen, mut first, mut links) = (0, None, 0_u64);
+        while let Some(directory) = directories.pop_front() {
+            for entry in self.tree.entries(&directory)? {
+                let Entry { path, is_directory, is_link } = entry?;
+                seen += 1;
+                if seen > LOOKED_AT {
+                    directories.clear();
+                    break;
+                }
+                if is_link {
+                    links += 1;
+                    first.get_or_insert(path);
+                } else if is_directory && path != self.temporary() {
+                    directories.push_back(path);
+                }
+            }
+        }
+        if let Some(first) = first {
+            let others = if links > 1 { format!("; there are {} more links", links - 1) } else { String::new() };
+            warn!(target: LOGGER, "{}{others}", IsLink(first));
+        }
+        Ok(())
+    }
+
     /// Removes what was on its way when an earlier server was killed. What others have put there stays.
     fn sweep(&self) -> Result<()> {
         let mut removed = 0_u64;
@@ -262,7 +295,7 @@ fn lock(base: &Path) -> Result<Option<File>> {
 /// Removes everything but the lock in a directory, which may be a mount point.
 fn empty(base: &Path) -> Result<()> {
     for entry in Tree::new(base.to_owned()).entries(base)? {
-        let Entry { path, is_directory } = entry?;
+        let Entry { path, is_directory, .. } = entry?;
         if path == base.join(LOCK) {
             continue;
         }

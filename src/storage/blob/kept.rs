@@ -63,7 +63,7 @@ impl Kept {
             let known = directories.len();
             for entry in self.tree.entries(&directory)? {
                 go_on()?;
-                let Entry { path, is_directory } = entry?;
+                let Entry { path, is_directory, .. } = entry?;
                 if is_directory {
                     directories.push(path);
                 } else {

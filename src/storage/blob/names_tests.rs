@@ -229,6 +229,10 @@ fn no_link_is_followed_and_no_pipe_waited_for() {
         let opened = directory(&t).open_revision(oid, tid);
         assert!(matches!(opened, Err(StorageError::Io { .. })), "{opened:?}");
     }
+    for (oid, tid, link) in [(BLOB, 1, object(&t, BLOB).join("0x01.blob")), (OTHER, 3, object(&t, OTHER))] {
+        let told = directory(&t).open_revision(oid, Tid(tid)).expect_err("a link").to_string();
+        assert!(told.contains(&format!("{} is a link", link.display())), "{told}");
+    }
     assert_eq!(content(&t, BLOB, tid).expect("content"), b"content");
     // Nor does the server write there.
     let refused = t.refused(|commit| commit.store_blob(OTHER, Tid::ZERO, RECORD, staged(&t, b"content")));

@@ -53,6 +53,7 @@ impl Identity {
 pub(super) struct Entry {
     pub path: PathBuf,
     pub is_directory: bool,
+    pub is_link: bool,
 }
 
 impl Entry {
@@ -84,7 +85,8 @@ impl Entries {
                 }
                 told => told,
             };
-            return Ok(Some(Entry { path: self.path.join(name), is_directory: kind == FileType::Directory }));
+            let (is_directory, is_link) = (kind == FileType::Directory, kind == FileType::Symlink);
+            return Ok(Some(Entry { path: self.path.join(name), is_directory, is_link }));
         }
         Ok(None)
     }
@@ -97,6 +99,15 @@ impl Iterator for Entries {
         self.step().map_err(|source| io_error("read", &self.path, source)).transpose()
     }
 }
+
+/// A link where none is followed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} is a link, and none is followed in a blob directory: put what it leads to in its place. Only the blob directory \
+     itself may be a link, or a mount point",
+    .0.display()
+)]
+pub(super) struct IsLink(pub PathBuf);
 
 /// All that is below a blob directory. Paths begin with that of the directory.
 #[derive(Debug)]
@@ -136,7 +147,7 @@ impl Tree {
                 }
                 opened = openat(&directory, name, flags, Mode::empty());
             }
-            directory = opened?;
+            directory = opened.map_err(|error| explain(error, &directory, &reached))?;
         }
         Ok(directory)
     }
@@ -154,7 +165,8 @@ impl Tree {
     fn open_regular(&self, path: &Path, access: OFlags) -> io::Result<(File, Metadata)> {
         let (directory, name) = self.locate(path)?;
         let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(openat(&directory, name, flags, Mode::empty())?);
+        let opened = openat(&directory, name, flags, Mode::empty());
+        let file = File::from(opened.map_err(|error| explain(error, &directory, path))?);
         let metadata = file.metadata()?;
         // As the system says of a link.
         if metadata.is_file() { Ok((file, metadata)) } else { Err(Errno::LOOP.into()) }
@@ -275,8 +287,20 @@ pub(super) fn rename_nothing(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from.join(nothing), to.join(nothing))
 }
 
+/// Says of a link that it is one. The system says that it is no directory.
+fn explain(error: Errno, directory: &OwnedFd, path: &Path) -> io::Error {
+    let look = || statat(directory, path.file_name()?, AtFlags::SYMLINK_NOFOLLOW).ok();
+    let is_link = || look().is_some_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink);
+    if matches!(error, Errno::LOOP | Errno::NOTDIR) && is_link() {
+        io::Error::new(io::ErrorKind::NotADirectory, IsLink(path.to_owned()))
+    } else {
+        error.into()
+    }
+}
+
 /// Whether a path did not lead to a regular file, but to or through a link, or to something else.
 pub(super) fn is_misleading(error: &io::Error) -> bool {
     // A socket cannot be opened.
-    matches!(Errno::from_io_error(error), Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO))
+    let is_link = error.get_ref().and_then(|reason| reason.downcast_ref::<IsLink>()).is_some();
+    is_link || matches!(Errno::from_io_error(error), Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO))
 }
