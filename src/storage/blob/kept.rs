@@ -109,7 +109,12 @@ impl Kept {
         let mut directories = vec![blobs.base.clone()];
         while let Some(directory_path) = directories.pop() {
             progress()?;
-            for entry in blobs.entries(&directory_path)? {
+            let entries = match blobs.entries(&directory_path) {
+                // It went with an aborted transaction.
+                Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
                 let entry = entry?;
                 if entry.is_directory {
                     if entry.path != directory.temporary() {

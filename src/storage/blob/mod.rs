@@ -42,6 +42,7 @@ use super::{
     Revision, Storage, StorageError, TransactionSummary, Transactions,
 };
 use crate::ids::{Oid, Tid};
+use crate::sync::Mutex;
 
 const LOGGER: &str = "ZODB.blob";
 
@@ -74,6 +75,12 @@ pub struct BlobStorage {
     directory: BlobDirectory,
     beside: Beside,
     packing: AtomicBool,
+    /// Held by a pack, and by whoever works off what an earlier one has left over.
+    removing: Mutex<()>,
+    /// Whether an earlier server may have left something over.
+    left_over: AtomicBool,
+    /// Asks the housekeeping, which works that off, to give `removing` up.
+    give_way: AtomicBool,
 }
 
 impl BlobStorage {
@@ -88,14 +95,19 @@ impl BlobStorage {
         }
         let read_only = inner.is_read_only();
         let directory = BlobDirectory::open(&options.path, read_only, options.create)?;
-        let packing = AtomicBool::new(false);
         let beside = if options.pack_keep_old { Beside::Kept } else { Beside::Emptied };
-        let storage = Self { inner, directory, beside, packing };
         if !read_only {
-            placement::remove_pending(&storage.directory, &storage.inner)?;
-            removal::remove_left_over(&storage);
+            placement::remove_pending(&directory, &inner)?;
         }
-        Ok(storage)
+        Ok(Self {
+            inner,
+            directory,
+            beside,
+            packing: AtomicBool::new(false),
+            removing: Mutex::default(),
+            left_over: AtomicBool::new(!read_only),
+            give_way: AtomicBool::new(false),
+        })
     }
 
     /// Has nothing to do with `<blob-dir>.old`: packs remove blobs for good, and leave alone what is there.
@@ -108,7 +120,11 @@ impl BlobStorage {
         if self.beside == Beside::Kept {
             Kept::beside(&self.directory).check(&self.directory)?;
         }
-        let goes_on = removal::remove_left_over(self);
+        self.give_way.store(true, Ordering::Relaxed);
+        let _removing = self.removing.lock();
+        self.give_way.store(false, Ordering::Relaxed);
+        self.left_over.store(false, Ordering::Relaxed);
+        let goes_on = removal::remove_left_over(self, &mut removal::telling(host));
         let mut list = RemovalList::new(self, goes_on);
         let packed = Arc::clone(&self.inner).pack(request, &mut ListingHost { host, list: &mut list });
         match &packed {
@@ -202,8 +218,21 @@ impl Storage for BlobStorage {
         Ok(Box::new(BlobCommit::begin(self, begin)?))
     }
 
+    /// What an earlier server has left over may be much. So it is worked off here, and no start waits for it.
     fn maintain(&self) -> Result<()> {
-        self.inner.maintain()
+        let maintained = self.inner.maintain();
+        let gives_way = || self.give_way.load(Ordering::Relaxed);
+        // A pack that has the lock does the same.
+        if self.left_over.swap(false, Ordering::Relaxed)
+            && let Some(_removing) = self.removing.try_lock()
+            && !gives_way()
+        {
+            removal::remove_left_over(self, &mut |_, _| {
+                let other = || StorageError::Refused("a pack comes first, or the server stops".to_owned());
+                if gives_way() { Err(other()) } else { Ok(()) }
+            });
+        }
+        maintained
     }
 
     /// A second pack would overwrite the list of the first one, whatever the storage below thinks of it.
@@ -224,6 +253,8 @@ impl Storage for BlobStorage {
     }
 
     fn close(&self) -> Result<()> {
+        self.give_way.store(true, Ordering::Relaxed);
+        let _removing = self.removing.lock();
         let closed = self.inner.close();
         self.directory.close();
         closed

@@ -2,7 +2,7 @@
 //!
 //! The storage below names them while it copies what stays. They are written to `.removed`, which is durable before
 //! the packed data takes its place; only then they go. A server that is killed in between leaves the list, and the
-//! next start or pack works it off.
+//! next one works it off beside its other work, or before it packs.
 //!
 //! The first line says which database a list is of: it has the tid of a transaction. A storage without that transaction
 //! is another one, or an older state, and may lack what the list names for other reasons than a pack. Then nothing goes;
@@ -153,20 +153,24 @@ impl PackHost for ListingHost<'_, '_> {
 
 /// Removes what a pack has listed, right after it. Nothing here makes a pack fail.
 pub(super) fn remove_listed(storage: &BlobStorage, host: &mut dyn PackHost) {
+    Removal::new(storage, true).run(&mut telling(host));
+}
+
+/// Works off a list that an earlier pack has left. Whether a list of this storage is still there.
+pub(super) fn remove_left_over(storage: &BlobStorage, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> bool {
+    Removal::new(storage, false).run(progress)
+}
+
+/// Tells a host now and then how far the removal is.
+pub(super) fn telling(host: &mut dyn PackHost) -> impl FnMut(u64, u64) -> Result<()> {
     let mut told: Option<Instant> = None;
-    let mut progress = |done, total| {
+    move |done, total| {
         if told.is_some_and(|told| told.elapsed() < PROGRESS_INTERVAL) {
             return Ok(());
         }
         told = Some(Instant::now());
         host.progress(PackProgress { phase: PackPhase::RemovingBlobs, done, total })
-    };
-    Removal::new(storage, true).run(&mut progress);
-}
-
-/// Works off a list that an earlier server has left. Whether a list of this storage is still there.
-pub(super) fn remove_left_over(storage: &BlobStorage) -> bool {
-    Removal::new(storage, false).run(&mut |_, _| Ok(()))
+    }
 }
 
 /// How the work on a list ended.
@@ -236,6 +240,10 @@ impl<'a> Removal<'a> {
                 true
             }
             Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => true,
+            Err(StorageError::Refused(reason)) => {
+                info!(target: LOGGER, "{}: to be worked off later: {reason}", list.display());
+                false
+            }
             Err(error) => {
                 warn!(target: LOGGER, "{}: to be worked off later: {error}", list.display());
                 false

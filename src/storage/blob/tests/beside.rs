@@ -31,6 +31,7 @@ fn killed_before_the_second_removal() {
     pack(&t, Host::stopping());
     assert_eq!(names(&base(&t)).len(), 3, "two revisions, and a list");
     t.reopen();
+    t.storage.maintain().expect("housekeeping");
     let left: Vec<_> = files(&base(&t)).into_values().collect();
     assert_eq!(left, [b"3"]);
     assert_eq!(names(&with_suffix(&base(&t), ".old")), before);
@@ -58,7 +59,7 @@ fn stopped_at_every_step() {
             left = usize::checked_sub(left, 1).ok_or_else(|| StorageError::Refused("stop".to_owned()))?;
             Ok(())
         });
-        removal::remove_left_over(&packed.storage);
+        packed.work_off();
         packed.check();
         let stays = packed.storage.directory.revision(BLOB, packed.tid);
         let mut expected: Vec<_> = packed.gone.iter().chain([&stays]).map(|path| packed.kept(path)).collect();
@@ -82,7 +83,7 @@ fn a_second_name_of_the_same_file() {
     let linked = packed.kept(&packed.gone[0]);
     std::fs::create_dir_all(linked.parent().expect("a parent")).expect("make directories");
     std::fs::hard_link(&packed.gone[0], &linked).expect("link");
-    removal::remove_left_over(&packed.storage);
+    packed.work_off();
     packed.check();
     assert_eq!(std::fs::read(linked).expect("kept"), b"0x0300000000000001.blob");
 }
@@ -101,5 +102,38 @@ fn what_was_kept_goes_once_nothing_is() {
         removal::remove_listed(&packed.storage, &mut Host::default());
         packed.check();
         assert_eq!(old.exists(), !is_ours);
+    }
+}
+
+/// Whoever works off what an earlier server has left gives way to a pack, which goes on with it, and to the end.
+#[test]
+fn what_was_left_over_keeps_nobody_waiting() {
+    for packs in [false, true] {
+        let packed = Packed::new(false);
+        let list = packed.base().join(".removed");
+        let storage = Arc::new(packed.storage);
+        let names = storage.directory.names.lock();
+        std::thread::scope(|scope| {
+            scope.spawn(|| storage.maintain().expect("housekeeping"));
+            // Just before the first file goes, for which it needs the lock.
+            while !std::fs::read_to_string(&list).expect("a list").contains("of this pack") {
+                std::thread::yield_now();
+            }
+            let other = scope.spawn(|| {
+                if packs {
+                    let request = PackRequest { stop: Tid::MAX, gc: Some(false) };
+                    Arc::clone(&storage).pack(&request, &mut Host::default()).map(drop)
+                } else {
+                    storage.close()
+                }
+            });
+            while !storage.give_way.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            drop(names);
+            other.join().expect("no panic").expect("done");
+        });
+        assert_eq!(list.exists(), !packs, "given up, and left for the next start");
+        assert_eq!(packed.gone.iter().filter(|path| path.exists()).count(), usize::from(!packs));
     }
 }
