@@ -68,7 +68,7 @@ impl BlobDirectory {
         make_directory(&directory.temporary())?;
         directory.tree.check_temporary(&directory.temporary())?;
         directory.sweep()?;
-        directory.look_for_links()?;
+        directory.look_for_links();
         Ok(directory)
     }
 
@@ -206,22 +206,22 @@ impl BlobDirectory {
 
     /// Says of links below the directory that none is followed. Python's server does so, and sites have spread blobs
     /// that way.
-    fn look_for_links(&self) -> Result<()> {
+    fn look_for_links(&self) {
         let mut directories = VecDeque::from([self.base.clone()]);
         let (mut seen, mut first, mut links) = (0, None, 0_u64);
         while let Some(directory) = directories.pop_front() {
-            for entry in self.tree.entries(&directory)? {
-                let Entry { path, is_directory, is_link } = entry?;
+            // What cannot be read is no reason not to start, and clients with a shared directory may remove some.
+            for entry in self.tree.entries(&directory).into_iter().flatten().map_while(Result::ok) {
                 seen += 1;
                 if seen > LOOKED_AT {
                     directories.clear();
                     break;
                 }
-                if is_link {
+                if entry.may_hold_blobs() {
+                    directories.push_back(entry.path);
+                } else if entry.is_link {
                     links += 1;
-                    first.get_or_insert(path);
-                } else if is_directory && path != self.temporary() {
-                    directories.push_back(path);
+                    first.get_or_insert(entry.path);
                 }
             }
         }
@@ -229,7 +229,6 @@ impl BlobDirectory {
             let others = if links > 1 { format!("; there are {} more links", links - 1) } else { String::new() };
             warn!(target: LOGGER, "{}{others}", IsLink(first));
         }
-        Ok(())
     }
 
     /// Removes what was on its way when an earlier server was killed. What others have put there stays.

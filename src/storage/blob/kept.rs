@@ -116,10 +116,8 @@ impl Kept {
             };
             for entry in entries {
                 let entry = entry?;
-                if entry.is_directory {
-                    if entry.path != directory.temporary() {
-                        directories.push(entry.path);
-                    }
+                if entry.may_hold_blobs() {
+                    directories.push(entry.path);
                 } else if entry.name().and_then(layout::tid_of).is_some() {
                     link(&entry.path);
                 }

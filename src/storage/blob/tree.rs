@@ -57,6 +57,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Whether it is a directory of those with blobs. A mount point has `lost+found`, too, which only root may read.
+    pub fn may_hold_blobs(&self) -> bool {
+        self.is_directory && self.name().is_some_and(|name| name.starts_with("0x"))
+    }
+
     /// Its last component, if it is text, as all names of blobs are.
     pub fn name(&self) -> Option<&str> {
         self.path.file_name()?.to_str()

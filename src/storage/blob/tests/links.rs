@@ -51,6 +51,35 @@ fn a_start_removes_nothing_behind_a_link() {
     assert!(file.exists() && marker.exists());
 }
 
+/// What an earlier pack has kept goes, a link in it or in its place as well, and nothing behind that.
+#[test]
+fn nothing_goes_behind_a_link_beside() {
+    for in_place in [false, true] {
+        let packed = Packed::new(true);
+        let outside = TempDir::new().expect("make a directory");
+        std::fs::write(outside.path().join("0x01.blob"), b"precious").expect("write");
+        let link = if in_place { PathBuf::new() } else { PathBuf::from("0x00") };
+        let link = packed.kept(&packed.base().join(link));
+        std::fs::create_dir_all(link.parent().expect("a parent")).expect("make directories");
+        symlink(outside.path(), link.components().as_path()).expect("link");
+        removal::remove_listed(&packed.storage, &mut Host::default());
+        packed.check();
+        assert_eq!(files(outside.path()).into_values().collect::<Vec<_>>(), [b"precious"]);
+        assert!(packed.gone.iter().all(|path| packed.kept(path).exists()));
+    }
+}
+
+/// What is none of the directories with blobs is nobody's business: a mount point has `lost+found`.
+#[test]
+fn other_directories_are_left_alone() {
+    let packed = Packed::new(true);
+    let other = packed.base().join("lost+found");
+    std::fs::create_dir(&other).expect("make a directory");
+    std::fs::write(other.join("0x01.blob"), b"found").expect("write");
+    removal::remove_listed(&packed.storage, &mut Host::default());
+    assert!(other.join("0x01.blob").exists() && !packed.kept(&other).exists());
+}
+
 /// Not even one that is in the place of the list itself.
 #[test]
 fn no_list_is_written_through_a_link() {
