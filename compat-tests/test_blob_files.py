@@ -7,7 +7,7 @@ import pytest
 from blobs import LOCK, blob_file, bushy, content, files, hex_name, lawn, tree
 from clients import RemoteError
 from ledger import differs
-from rawzeo import Z64, p64
+from rawzeo import Fault, Z64, p64
 from subject import blobstorage, filestorage, section
 
 TID = p64(0x040D_255D_DD7F_7C55)
@@ -205,3 +205,28 @@ def test_a_file_of_somebody_else_is_left_alone(make_server, blob_clients):
     server.restart()
     assert blob_clients.storage(server).do("blob_scenarios.load", OIDS[0], tid) == b"content"
     assert all(path.read_text() == "mine" for path in strange)
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+def test_directories_that_are_links(make_server, raw, depth):
+    """As sites have spread blobs over disks."""
+    server = make_server(blobs=True)
+    tid = upload(raw(server), [(OIDS[0], b"content")])
+    server.stop()
+    link = server.blob_dir.joinpath(*bushy(OIDS[0]).split("/")[:depth])
+    elsewhere = link.rename(server.blob_dir.with_name("elsewhere"))
+    link.symlink_to(elsewhere)
+    if not differs("blob-links-followed"):
+        server.log.expect(f"{link} is a link")
+        server.log.allow("raised exception")
+    server.start()
+    assert differs("blob-links-followed") or f"{link} is a link" in server.log.text()
+    client = raw(server)
+    if differs("blob-links-followed"):
+        client.call("sendBlob", OIDS[0], tid)
+    else:
+        with pytest.raises(Fault) as caught:
+            client.call("sendBlob", OIDS[0], tid)
+        assert f"{link} is a link" in str(caught.value)
+    server.stop()
+    assert next(elsewhere.rglob("*.blob")).read_bytes() == b"content"

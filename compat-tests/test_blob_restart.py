@@ -31,7 +31,8 @@ def test_blobs_are_there(make_server, blob_clients, kill):
 
 
 @WAYS
-def test_a_voted_blob_is_not(make_server, blob_clients, kill):
+@pytest.mark.parametrize("phase", ["stored", "voted"])
+def test_an_unfinished_blob_is_not(make_server, blob_clients, kill, phase):
     """Nothing is served that was not committed, and the next transaction is not in the way of what is left."""
     server = make_server(blobs=True)
     server.log.allow("truncat", "time-stamp")
@@ -41,14 +42,17 @@ def test_a_voted_blob_is_not(make_server, blob_clients, kill):
     before = files(server.blob_dir)
     client.do("begin", "txn")
     client.do("blob_scenarios.store", "txn", oid, tid, b"lost")
-    client.do("blob_scenarios.vote", "txn")
+    # The answer comes after the server has taken up the blob.
+    client.do("blob_scenarios.vote", "txn") if phase == "voted" else client.do("call", "history", oid, 1)
     if kill:
         server.kill()
+        server.start()
     else:
         server.stop()
-        if not differs("failed-votes-leave-blobs"):
-            assert files(server.blob_dir) == before
-    server.start()
+    if not differs("failed-votes-leave-blobs"):
+        assert files(server.blob_dir) == before
+    if not kill:
+        server.start()
     reader = blob_clients.storage(server)
     assert reader.do("load", oid)[1] == tid
     assert reader.do("blob_scenarios.load", oid, tid) == b"kept"
@@ -99,6 +103,7 @@ def test_a_list_of_removals_is_of_one_database(make_server, blob_clients):
             each.replace(str(server.data_fs), f"{server.data_fs}.typo") for each in server.storages
         ]
         server.start()
+        wait_until(lambda: "no blob on it is removed" in server.log.text(), "the server has looked at the list")
         server.stop()
         server.storages = storages
         assert stray.exists()
@@ -106,10 +111,11 @@ def test_a_list_of_removals_is_of_one_database(make_server, blob_clients):
         assert kept.read_bytes() == b"kept"
     server.start()
     assert blob_clients.storage(server).do("blob_scenarios.load", oid, tid) == b"kept"
-    assert kept.exists()
     # Python never reads the list again, and removes nothing.
-    assert stray.exists() is packing_list(server).exists()
-    assert stray.exists() is (server.subject == "runzeo")
+    if not differs("pack-forgets-blobs"):
+        wait_until(lambda: not packing_list(server).exists(), "the list is worked off")
+    assert kept.exists()
+    assert stray.exists() is differs("pack-forgets-blobs")
 
 
 def test_stopped_in_a_pack(make_server, blob_clients, raw):

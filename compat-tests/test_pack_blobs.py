@@ -18,7 +18,7 @@ from ledger import differs, skip_where_differs
 from pack_model import transactions
 from pack_records import BLOB
 from rawzeo import Z64, p64, record
-from subject import Server, filestorage, wait_until
+from subject import Server, blobstorage, filestorage, wait_until
 from test_pack_meanwhile import ROOT, Held, has_partial_file, referring, status
 
 KEPT = [p64(n) for n in range(100, 200)]
@@ -55,7 +55,7 @@ def test_a_blob_that_comes_back_after_the_pack_time(make_server, client_processe
 class Filled:
     """A server with blobs that stay, old revisions of them, blobs that go, and files that are no blobs."""
 
-    def __init__(self, make_server, pool, directory: Path, keep_old: bool, rate: str | None) -> None:
+    def __init__(self, make_server, pool, directory: Path, keep_old: bool, rate: str | None, packed: bool) -> None:
         self.section = filestorage(directory / "Data.fs", pack_keep_old=keep_old, blob_dir=directory / "blobs")
         settings = [f"%define zeolite_pack_rate {rate}"] if rate else []
         self.server = server = make_server([*settings, self.section])
@@ -64,6 +64,10 @@ class Filled:
         fat = client.do("commit", (ROOT, Z64, referring(*KEPT)), (FAT, Z64, record(os.urandom(2_000_000))))
         stores = [(oid, Z64, content(50, n)) for n, oid in enumerate([*KEPT, *GARBAGE])]
         first = client.do("blob_scenarios.commit", *stores)
+        if packed:
+            # What stays has a second name beside then.
+            client.do("call", "pack", time.time() + 1)
+            client.do("blob_scenarios.commit", *stores[len(KEPT) :])
         client.do("blob_scenarios.commit", *((oid, first, content(60, n)) for n, oid in enumerate(KEPT)))
         self.newest = fat
         client.do("close_storage")
@@ -108,12 +112,13 @@ class Filled:
 
 
 @pytest.mark.parametrize("keep_old", [False, True], ids=["removed", "kept"])
-@pytest.mark.parametrize("moment", ["copying", "last step", "removing"])
+@pytest.mark.parametrize("moment", ["copying", "last step", "removing", "removing again"])
 def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old, moment):
     """Every blob that has a record is there, every other one goes with the next start, and nothing else is touched."""
-    if moment != "removing":
+    if not moment.startswith("removing"):
         skip_where_differs("no-pack-progress")
-    filled = Filled(make_server, client_processes, tmp_path, keep_old, "1kb" if moment == "copying" else None)
+    rate = "1kb" if moment == "copying" else None
+    filled = Filled(make_server, client_processes, tmp_path, keep_old, rate, packed=moment == "removing again")
     server = filled.server
     server.log.allow("truncat", "Ignoring index", "a pack was interrupted in its last step")
     match moment:
@@ -123,7 +128,7 @@ def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old
         case "last step":
             Held(server, raw, (FAT, filled.newest, record("held")))
             assert (server.blob_dir / ".removed").stat().st_size > 0
-        case "removing":
+        case "removing" | "removing again":
             raw(server).start("pack", time.time() + 1)
             deadline = time.monotonic() + 20
             while not filled.is_packed():
@@ -133,7 +138,7 @@ def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old
                 pass
     server.kill()
     packed = filled.is_packed()
-    assert packed == (moment == "removing")
+    assert packed == moment.startswith("removing")
     needed = filled.blob_files()
     assert packed == (needed < filled.records)
     now = filled.contents()
@@ -142,7 +147,7 @@ def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old
     filled.start_again()
     if differs("pack-forgets-blobs"):
         return
-    assert not (server.blob_dir / ".removed").exists()
+    wait_until(lambda: not (server.blob_dir / ".removed").exists(), "what was left over is worked off")
     assert not has_partial_file(server)
     assert filled.contents() == filled.with_files(needed)
     if packed and keep_old:
@@ -152,3 +157,35 @@ def test_killed_in_a_pack(make_server, client_processes, raw, tmp_path, keep_old
     current = {str(blob_file(Path(), oid, client.call("history", oid, 1)[0]["tid"])) for oid in KEPT}
     assert filled.blob_files() == current
     assert filled.contents() == filled.with_files(current)
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["blob-dir", "blobstorage"])
+def test_what_was_kept_once_nothing_is(make_server, client_processes, tmp_path, around):
+    """It goes with the next pack, but <blobstorage> has nothing to do with it."""
+    data_fs, blob_dir, old = (tmp_path / name for name in ("Data.fs", "blobs", "blobs.old"))
+    server = make_server([filestorage(data_fs, blob_dir=blob_dir)])
+
+    def pack(oid: bytes, root: bytes) -> bytes:
+        client = client_of(server, client_processes, tmp_path)
+        root = client.do("commit", (ROOT, root, referring(oid)))
+        first = client.do("blob_scenarios.commit", (oid, Z64, b"first"))
+        second = client.do("blob_scenarios.commit", (oid, first, b"second"))
+        client.do("call", "pack", time.time() + 1)
+        client.do("close_storage")
+        assert not blob_file(blob_dir, oid, first).exists()
+        assert blob_file(blob_dir, oid, second).exists()
+        return root
+
+    root = pack(KEPT[0], Z64)
+    kept = files(old)
+    assert len(kept) == 2
+    server.stop()
+    server.storages = [
+        blobstorage(filestorage(data_fs), blob_dir=blob_dir)
+        if around
+        else filestorage(data_fs, blob_dir=blob_dir, pack_keep_old=False)
+    ]
+    server.start()
+    pack(KEPT[1], root)
+    assert old.exists() is around
+    assert not around or files(old) == kept

@@ -22,7 +22,6 @@ impl<T> Mutex<T> {
     }
 
     /// The lock, if nobody holds it.
-    #[cfg(test)]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()
     }

@@ -10,7 +10,7 @@ mod options;
 mod pid_file;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,30 +230,30 @@ fn open_unnamed(settings: &StorageSettings) -> Result<Arc<dyn Storage>, StorageE
             })?);
             match &file.blob_dir {
                 None => Ok(storage),
-                Some(path) => with_blobs(&storage, path, file.create, file.pack_keep_old),
+                Some(path) => {
+                    let options = BlobStorageOptions {
+                        path: path.clone(),
+                        create: file.create,
+                        pack_keep_old: file.pack_keep_old,
+                    };
+                    Ok(Arc::new(with_blobs(&storage, &options)?))
+                }
             }
         }
         StorageSettings::Mapping { name } => Ok(MappingStorage::new(name.clone())),
-        // Whatever the base keeps of its own: the original removes these for good.
-        StorageSettings::Blob { blob_dir, base } => with_blobs(&open_unnamed(base)?, blob_dir, false, false),
+        StorageSettings::Blob { blob_dir, base } => {
+            let options = BlobStorageOptions { path: blob_dir.clone(), create: false, pack_keep_old: false };
+            // Whatever the base keeps of its own: the original removes these for good.
+            Ok(Arc::new(with_blobs(&open_unnamed(base)?, &options)?.leaving_old()))
+        }
     }
 }
 
-fn with_blobs(
-    storage: &Arc<dyn Storage>,
-    path: &Path,
-    create: bool,
-    pack_keep_old: bool,
-) -> Result<Arc<dyn Storage>, StorageError> {
-    let options = BlobStorageOptions { path: path.to_owned(), create, pack_keep_old };
-    match BlobStorage::open(Arc::clone(storage), &options) {
-        Ok(storage) => Ok(Arc::new(storage)),
-        Err(error) => {
-            // The first error is the one that matters.
-            let _ = storage.close();
-            Err(error)
-        }
-    }
+fn with_blobs(storage: &Arc<dyn Storage>, options: &BlobStorageOptions) -> Result<BlobStorage, StorageError> {
+    BlobStorage::open(Arc::clone(storage), options).inspect_err(|_| {
+        // The first error is the one that matters.
+        let _ = storage.close();
+    })
 }
 
 fn server_options(options: &Options, listeners: Vec<ListenerOptions>, storages: NamedStorages) -> ServerOptions {

@@ -263,18 +263,6 @@ pub trait Commit: Send {
         Err(StorageError::Unsupported("storeBlob"))
     }
 
-    /// [`restore`](Self::restore) of a blob's record, with the file that is the blob's content.
-    fn restore_blob(
-        &mut self,
-        _oid: Oid,
-        _serial: Tid,
-        _data: &[u8],
-        _content: Arc<StagedBlob>,
-        _same_as: Option<Tid>,
-    ) -> Result<()> {
-        Err(StorageError::Unsupported("restoreBlob"))
-    }
-
     /// The tid that this transaction has, or will have when it is finished.
     fn tid(&self) -> Tid;
 

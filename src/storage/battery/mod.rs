@@ -193,7 +193,7 @@ macro_rules! battery {
             undo_after_a_store_in_one_transaction,
             aborted_undo_leaves_no_file,
             undo_of_other_objects_has_no_file,
-            restored_under_the_serial,
+            copied_with_its_tid,
             a_file_with_a_record_is_never_replaced,
         ]);
     };

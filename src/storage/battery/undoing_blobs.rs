@@ -1,6 +1,6 @@
 //! Blobs, for storages that can undo and restore.
 
-use super::bench::{Bench, after, copied, no_such};
+use super::bench::{Bench, copied, no_such};
 use super::blobs::{BLOB, OTHER, RECORD, content, contents, directory, files, no_file, staged, store};
 use crate::ids::Tid;
 use crate::storage::{Commit, StorageError};
@@ -102,21 +102,21 @@ pub fn undo_of_other_objects_has_no_file(t: &mut Bench) {
     assert!(contents(t).is_empty());
 }
 
-/// Not under the tid of the transaction that restores it.
-pub fn restored_under_the_serial(t: &mut Bench) {
-    let (tid, serial) = (Tid(0x0300_0000_0000_1234), Tid(0x0300_0000_0000_1234));
-    let upload = staged(t, b"restored");
-    let restore = |commit: &mut dyn Commit| commit.restore_blob(BLOB, serial, RECORD, upload, None);
-    assert_eq!(t.try_commit(copied(tid, b' '), restore).expect("commit"), tid);
-    assert_eq!(content(t, BLOB, serial).expect("open"), b"restored");
+/// A copied transaction has the tid that it had elsewhere, and so have its files.
+pub fn copied_with_its_tid(t: &mut Bench) {
+    let tid = Tid(0x0300_0000_0000_1234);
+    let upload = staged(t, b"copied");
+    let store = |commit: &mut dyn Commit| commit.store_blob(BLOB, Tid::ZERO, RECORD, upload);
+    assert_eq!(t.try_commit(copied(tid, b' '), store).expect("commit"), tid);
+    assert_eq!(content(t, BLOB, tid).expect("open"), b"copied");
     assert_eq!(t.data(BLOB), RECORD);
 }
 
-/// Not even when it is copied again. Only a file that no record goes with is.
+/// Not even when its transaction is copied again. Only a file that no record goes with is.
 pub fn a_file_with_a_record_is_never_replaced(t: &mut Bench) {
     let first = store(t, BLOB, Tid::ZERO, b"first");
-    let mut commit = t.try_begin(copied(after(first), b' ')).expect("begin");
-    commit.restore_blob(BLOB, first, RECORD, staged(t, b"another"), None).expect("restore");
+    let mut commit = t.try_begin(copied(first, b' ')).expect("begin");
+    commit.store_blob(BLOB, first, RECORD, staged(t, b"another")).expect("store");
     assert!(matches!(commit.vote(), Err(StorageError::Io { .. })));
     drop(commit);
     assert_eq!(content(t, BLOB, first).expect("first"), b"first");

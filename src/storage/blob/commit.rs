@@ -71,19 +71,6 @@ impl Commit for BlobCommit {
         Ok(())
     }
 
-    fn restore_blob(
-        &mut self,
-        oid: Oid,
-        serial: Tid,
-        data: &[u8],
-        content: Arc<StagedBlob>,
-        same_as: Option<Tid>,
-    ) -> Result<()> {
-        self.inner.restore(oid, serial, Some(data), same_as)?;
-        self.contents.insert((oid, serial), content);
-        Ok(())
-    }
-
     fn tid(&self) -> Tid {
         self.inner.tid()
     }

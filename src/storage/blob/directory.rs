@@ -2,17 +2,19 @@
 //!
 //! Opened by one storage at a time. A storage that is read-only opens whatever is there and makes nothing.
 
-use std::fs::{DirEntry, File, Metadata, OpenOptions, TryLockError};
+use std::collections::VecDeque;
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use tempfile::Builder;
 use tracing::{info, warn};
 
 use super::layout::{self, Layout, MARKER};
-use super::tree::{Identity, Tree, is_misleading};
+use super::tree::{Entry, Identity, IsLink, Tree, is_misleading};
 use super::{LOGGER, StagedBlob};
 use crate::ids::{Oid, Tid};
 use crate::storage::disk::{io_error, sync_directory_of, with_suffix};
@@ -25,6 +27,9 @@ pub(super) const STAGED: &str = "zeolite-upload-";
 /// The file with the lock. Hidden, so that a directory with nothing else in it is empty for ZODB, and not the directory
 /// itself: some network file systems lock only what is open for writing.
 const LOCK: &str = ".zeolite-lock";
+
+/// Among how many entries a start looks for links, those next to the base first. More would delay it.
+const LOOKED_AT: usize = 10_000;
 
 /// A directory of blobs.
 #[derive(Debug)]
@@ -63,6 +68,7 @@ impl BlobDirectory {
         make_directory(&directory.temporary())?;
         directory.tree.check_temporary(&directory.temporary())?;
         directory.sweep()?;
+        directory.look_for_links();
         Ok(directory)
     }
 
@@ -77,7 +83,7 @@ impl BlobDirectory {
 
     /// A new empty file for content that is about to arrive.
     pub fn stage(&self) -> Result<StagedBlob> {
-        let (path, file) = self.named(create)?;
+        let (path, file) = self.named(|name| self.tree.create(name, 0o600))?;
         StagedBlob::empty(Arc::clone(&self.tree), path, file)
             .map_err(|source| io_error("look at a file in", &self.temporary(), source))
     }
@@ -87,7 +93,7 @@ impl BlobDirectory {
         let (mut source, metadata) = self.open_file(oid, tid)?;
         let path = self.revision(oid, tid);
         // Content never changes, so that a second name does as well as a copy.
-        if let Ok((linked, ())) = self.named(|name| self.tree.link(&path, name)) {
+        if let Ok((linked, ())) = self.named(|name| self.tree.link(&path, &self.tree, name)) {
             let content = StagedBlob::whole(Arc::clone(&self.tree), linked, Identity::of(&metadata));
             let found = self.tree.identity(content.path()).and_then(|found| content.recognize(found));
             return found.map(|()| content).map_err(|source| io_error("link", &path, source));
@@ -108,7 +114,7 @@ impl BlobDirectory {
         kept.map_err(|source| io_error("create a file in", &temporary, source))
     }
 
-    /// A file that a client with a shared blob directory has put beside the revisions of `oid`.
+    /// A file that a client with a shared blob directory has put beside the revisions of `oid`. It moves to `tmp`.
     ///
     /// A name that is not one of those that clients give is [`StorageError::BlobName`].
     pub fn adopt(&self, oid: Oid, name: &str) -> Result<StagedBlob> {
@@ -116,16 +122,25 @@ impl BlobDirectory {
         if !is_upload_name(name) {
             return Err(bad_name());
         }
-        let path = self.object(oid).join(name);
-        let (file, metadata) = self.tree.open(&path).map_err(|source| match source {
+        let upload = self.object(oid).join(name);
+        let (file, metadata) = self.tree.open(&upload).map_err(|source| match source {
             misleading if is_misleading(&misleading) => bad_name(),
-            source => io_error("open", &path, source),
+            source => io_error("open", &upload, source),
         })?;
-        // Under another name it may be a file of the server's, or be changed. One upload is the content of one revision.
-        if metadata.nlink() != 1 || !self.tree.adopted.lock().insert(path.clone()) {
+        // Under another name it may be a file of the server's, or be changed.
+        if metadata.nlink() != 1 {
             return Err(bad_name());
         }
-        let content = StagedBlob::whole(Arc::clone(&self.tree), path, Identity::of(&metadata));
+        // From now on it is the server's, also at its next start if it is killed, and the content of one revision.
+        let (path, ()) = self.named(|name| self.tree.rename_to_new(&upload, name))?;
+        let identity = Identity::of(&metadata);
+        if self.tree.identity(&path).is_ok_and(|found| found != identity) {
+            // The client has replaced it meanwhile: then this is none of the server's business.
+            let returned = self.tree.rename_to_new(&path, &upload);
+            returned.map_err(|source| io_error("rename", &path, source))?;
+            return Err(bad_name());
+        }
+        let content = StagedBlob::whole(Arc::clone(&self.tree), path, identity);
         let synced = self.tree.durable.sync(&file, content.path());
         synced.map_err(|source| io_error("sync", content.path(), source))?;
         Ok(content)
@@ -162,7 +177,7 @@ impl BlobDirectory {
     /// Removes an object's directory and those above it, as far as they are empty. The caller holds `names`.
     pub(super) fn prune(&self, object: &Path) {
         for path in object.ancestors().take_while(|path| *path != self.base) {
-            if std::fs::remove_dir(path).is_err() {
+            if self.tree.remove_directory(path).is_err() {
                 break;
             }
         }
@@ -180,25 +195,51 @@ impl BlobDirectory {
         }
         // Half a marker would be worse than none. The name aside is hidden: it says nothing about the layout.
         let aside = with_suffix(&marker, ".new");
-        let written = File::create(&aside).and_then(|mut file| {
+        let written = self.tree.create_again(&aside, 0o666).and_then(|mut file| {
             io::Write::write_all(&mut file, self.layout.name().as_bytes())?;
             file.sync_all()?;
-            std::fs::rename(&aside, &marker)
+            self.tree.rename(&aside, &self.tree, &marker)
         });
         written.map_err(|source| io_error("write", &marker, source))?;
         sync_directory_of(&marker)
     }
 
+    /// Says of links below the directory that none is followed. Python's server does so, and sites have spread blobs
+    /// that way.
+    fn look_for_links(&self) {
+        let mut directories = VecDeque::from([self.base.clone()]);
+        let (mut seen, mut first, mut links) = (0, None, 0_u64);
+        while let Some(directory) = directories.pop_front() {
+            // What cannot be read is no reason not to start, and clients with a shared directory may remove some.
+            for entry in self.tree.entries(&directory).into_iter().flatten().map_while(Result::ok) {
+                seen += 1;
+                if seen > LOOKED_AT {
+                    directories.clear();
+                    break;
+                }
+                if entry.may_hold_blobs() {
+                    directories.push_back(entry.path);
+                } else if entry.is_link {
+                    links += 1;
+                    first.get_or_insert(entry.path);
+                }
+            }
+        }
+        if let Some(first) = first {
+            let others = if links > 1 { format!("; there are {} more links", links - 1) } else { String::new() };
+            warn!(target: LOGGER, "{}{others}", IsLink(first));
+        }
+    }
+
     /// Removes what was on its way when an earlier server was killed. What others have put there stays.
     fn sweep(&self) -> Result<()> {
         let mut removed = 0_u64;
-        for entry in entries(&self.temporary())? {
+        for entry in self.tree.entries(&self.temporary())? {
             let entry = entry?;
-            if entry.file_name().as_encoded_bytes().starts_with(STAGED.as_bytes()) {
-                let path = entry.path();
-                match std::fs::remove_file(&path) {
+            if entry.name().is_some_and(|name| name.starts_with(STAGED)) {
+                match self.tree.remove(&entry.path) {
                     Ok(()) => removed += 1,
-                    Err(error) => warn!(target: LOGGER, "{}: cannot be removed: {error}", path.display()),
+                    Err(error) => warn!(target: LOGGER, "{}: cannot be removed: {error}", entry.path.display()),
                 }
             }
         }
@@ -210,23 +251,12 @@ impl BlobDirectory {
     }
 }
 
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
-}
-
 /// Whether clients give such names to their uploads: no way out of the directory, `.tmp` at the end, and perhaps one
 /// character more, which says that the content is the server's.
 fn is_upload_name(name: &str) -> bool {
     let mut without_mark = name.chars();
     without_mark.next_back();
     !name.contains(['/', '\0']) && [name, without_mark.as_str()].iter().any(|name| name.strip_suffix(".tmp").is_some())
-}
-
-/// What is in a directory, which may be much.
-pub(super) fn entries(path: &Path) -> Result<impl Iterator<Item = Result<DirEntry>>> {
-    let unreadable = |source| io_error("read", path, source);
-    let entries = std::fs::read_dir(path).map_err(unreadable)?;
-    Ok(entries.map(move |entry| entry.map_err(unreadable)))
 }
 
 fn make_directory(path: &Path) -> Result<()> {
@@ -241,7 +271,8 @@ fn make_directory(path: &Path) -> Result<()> {
 /// Takes the directory, or says that somebody has it. Files that one storage cannot explain are another one's blobs.
 fn lock(base: &Path) -> Result<Option<File>> {
     let path = base.join(LOCK);
-    let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).custom_flags(no_link).open(&path);
     let file = opened.map_err(|source| io_error("open", &path, source))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -262,13 +293,11 @@ fn lock(base: &Path) -> Result<Option<File>> {
 
 /// Removes everything but the lock in a directory, which may be a mount point.
 fn empty(base: &Path) -> Result<()> {
-    for entry in entries(base)? {
-        let entry = entry?;
-        let path = entry.path();
+    for entry in Tree::new(base.to_owned()).entries(base)? {
+        let Entry { path, is_directory, .. } = entry?;
         if path == base.join(LOCK) {
             continue;
         }
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let removed = if is_directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed.map_err(|source| io_error("remove", &path, source))?;
     }

@@ -7,12 +7,14 @@
 //! - `staged`: one such content
 //! - `commit`, `placement`: a transaction with blobs; how content gets its final name, and loses it again
 //! - `removal`: what a pack leaves over
+//! - `kept`: the directory beside, where a pack may keep that
 //!
 //! Names and bytes are those of ZODB's own blob directories; what is ours are the names in `tmp`. A path is never what
 //! a client says it is.
 
 mod commit;
 mod directory;
+mod kept;
 mod layout;
 #[cfg(test)]
 mod names_tests;
@@ -33,12 +35,14 @@ pub use self::directory::BlobDirectory;
 pub use self::staged::StagedBlob;
 
 use self::commit::BlobCommit;
+use self::kept::Kept;
 use self::removal::{ListingHost, RemovalList};
 use super::{
     Begin, Capabilities, Commit, CurrentRecord, Invalidations, PackHost, PackOutcome, PackReport, PackRequest, Result,
     Revision, Storage, StorageError, TransactionSummary, Transactions,
 };
 use crate::ids::{Oid, Tid};
+use crate::sync::Mutex;
 
 const LOGGER: &str = "ZODB.blob";
 
@@ -49,16 +53,34 @@ pub struct Options {
     pub path: PathBuf,
     /// Begin with an empty directory, whatever was there.
     pub create: bool,
-    /// Whether a pack keeps what it removes, and links to the rest, beside the directory with `.old` at the end.
+    /// Whether a pack keeps what it removes, and links to the rest, beside the directory with `.old` at the end. If not,
+    /// what an earlier one has kept there goes.
     pub pack_keep_old: bool,
+}
+
+/// What packs do with `<blob-dir>.old`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    /// They keep there what they remove.
+    Kept,
+    /// What an earlier pack has kept goes.
+    Emptied,
+    /// Nothing: it is somebody else's.
+    Untouched,
 }
 
 /// A storage with blobs.
 pub struct BlobStorage {
     inner: Arc<dyn Storage>,
     directory: BlobDirectory,
-    keeps_old: bool,
+    beside: Beside,
     packing: AtomicBool,
+    /// Held by a pack, and by whoever works off what an earlier one has left over.
+    removing: Mutex<()>,
+    /// Whether an earlier server may have left something over.
+    left_over: AtomicBool,
+    /// Asks the housekeeping, which works that off, to give `removing` up.
+    give_way: AtomicBool,
 }
 
 impl BlobStorage {
@@ -73,20 +95,36 @@ impl BlobStorage {
         }
         let read_only = inner.is_read_only();
         let directory = BlobDirectory::open(&options.path, read_only, options.create)?;
-        let packing = AtomicBool::new(false);
-        let storage = Self { inner, directory, keeps_old: options.pack_keep_old, packing };
+        let beside = if options.pack_keep_old { Beside::Kept } else { Beside::Emptied };
         if !read_only {
-            placement::remove_pending(&storage.directory, &storage.inner)?;
-            removal::remove_left_over(&storage);
+            placement::remove_pending(&directory, &inner)?;
         }
-        Ok(storage)
+        Ok(Self {
+            inner,
+            directory,
+            beside,
+            packing: AtomicBool::new(false),
+            removing: Mutex::default(),
+            left_over: AtomicBool::new(!read_only),
+            give_way: AtomicBool::new(false),
+        })
+    }
+
+    /// Has nothing to do with `<blob-dir>.old`: packs remove blobs for good, and leave alone what is there.
+    #[must_use]
+    pub fn leaving_old(self) -> Self {
+        Self { beside: Beside::Untouched, ..self }
     }
 
     fn pack_now(&self, request: &PackRequest, host: &mut dyn PackHost) -> Result<PackReport> {
-        if self.keeps_old {
-            removal::check_beside(&self.directory)?;
+        if self.beside == Beside::Kept {
+            Kept::beside(&self.directory).check(&self.directory)?;
         }
-        let goes_on = removal::remove_left_over(self);
+        self.give_way.store(true, Ordering::Relaxed);
+        let _removing = self.removing.lock();
+        self.give_way.store(false, Ordering::Relaxed);
+        self.left_over.store(false, Ordering::Relaxed);
+        let goes_on = removal::remove_left_over(self, &mut removal::telling(host));
         let mut list = RemovalList::new(self, goes_on);
         let packed = Arc::clone(&self.inner).pack(request, &mut ListingHost { host, list: &mut list });
         match &packed {
@@ -180,8 +218,21 @@ impl Storage for BlobStorage {
         Ok(Box::new(BlobCommit::begin(self, begin)?))
     }
 
+    /// What an earlier server has left over may be much. So it is worked off here, and no start waits for it.
     fn maintain(&self) -> Result<()> {
-        self.inner.maintain()
+        let maintained = self.inner.maintain();
+        let gives_way = || self.give_way.load(Ordering::Relaxed);
+        // A pack that has the lock does the same.
+        if self.left_over.swap(false, Ordering::Relaxed)
+            && let Some(_removing) = self.removing.try_lock()
+            && !gives_way()
+        {
+            removal::remove_left_over(self, &mut |_, _| {
+                let other = || StorageError::Refused("a pack comes first, or the server stops".to_owned());
+                if gives_way() { Err(other()) } else { Ok(()) }
+            });
+        }
+        maintained
     }
 
     /// A second pack would overwrite the list of the first one, whatever the storage below thinks of it.
@@ -202,6 +253,8 @@ impl Storage for BlobStorage {
     }
 
     fn close(&self) -> Result<()> {
+        self.give_way.store(true, Ordering::Relaxed);
+        let _removing = self.removing.lock();
         let closed = self.inner.close();
         self.directory.close();
         closed

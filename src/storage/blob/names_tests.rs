@@ -229,6 +229,10 @@ fn no_link_is_followed_and_no_pipe_waited_for() {
         let opened = directory(&t).open_revision(oid, tid);
         assert!(matches!(opened, Err(StorageError::Io { .. })), "{opened:?}");
     }
+    for (oid, tid, link) in [(BLOB, 1, object(&t, BLOB).join("0x01.blob")), (OTHER, 3, object(&t, OTHER))] {
+        let told = directory(&t).open_revision(oid, Tid(tid)).expect_err("a link").to_string();
+        assert!(told.contains(&format!("{} is a link", link.display())), "{told}");
+    }
     assert_eq!(content(&t, BLOB, tid).expect("content"), b"content");
     // Nor does the server write there.
     let refused = t.refused(|commit| commit.store_blob(OTHER, Tid::ZERO, RECORD, staged(&t, b"content")));
@@ -258,7 +262,8 @@ fn an_upload_is_a_file_of_its_own() {
     refused_upload(&t, BLOB, "z.tmp");
 
     let adopted = directory(&t).adopt(BLOB, "x.tmp").expect("adopt");
-    refused_upload(&t, BLOB, "x.tmp");
+    let again = directory(&t).adopt(BLOB, "x.tmp");
+    assert!(matches!(&again, Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound));
     let tid = voted(&t, BLOB, Tid::ZERO, Arc::new(adopted)).finish(&mut Direct).expect("finish");
     assert_eq!(content(&t, BLOB, tid).expect("content"), b"a client's");
     upload(&t, BLOB, "x.tmp");
@@ -279,8 +284,9 @@ fn an_upload_that_is_replaced_fails_the_transaction() {
         symlink(&secret, path).expect("link");
     };
 
-    let path = upload(&t, BLOB, "x.tmp");
+    upload(&t, BLOB, "x.tmp");
     let adopted = Arc::new(directory(&t).adopt(BLOB, "x.tmp").expect("adopt"));
+    let path = adopted.path().to_owned();
     replace(&path);
     t.refused(|commit| commit.store_blob(BLOB, Tid::ZERO, RECORD, adopted));
     assert!(path.is_symlink(), "not what was adopted");
@@ -288,19 +294,23 @@ fn an_upload_that_is_replaced_fails_the_transaction() {
 
     upload(&t, BLOB, "x.tmp");
     let adopted = Arc::new(directory(&t).adopt(BLOB, "x.tmp").expect("adopt"));
+    let path = adopted.path().to_owned();
     let commit = voted(&t, BLOB, Tid::ZERO, adopted);
     replace(&path);
     commit.finish(&mut Direct).expect_err("another file");
     assert!(contents(&t).is_empty());
     no_such(BLOB, t.load(BLOB));
+    assert_eq!((std::fs::read(&secret).expect("read"), mode()), (b"secret".to_vec(), before));
 
     // Nor is a file removed that a link in the place of the directory leads to.
     upload(&t, BLOB, "x.tmp");
     let adopted = directory(&t).adopt(BLOB, "x.tmp").expect("adopt");
-    std::fs::remove_dir_all(object(&t, BLOB)).expect("remove");
-    symlink(outside.path(), object(&t, BLOB)).expect("link");
+    let same_name = outside.path().join(adopted.path().file_name().expect("a name"));
+    std::fs::rename(adopted.path(), &same_name).expect("move");
+    std::fs::remove_dir_all(directory(&t).temporary()).expect("remove");
+    symlink(outside.path(), directory(&t).temporary()).expect("link");
     drop(adopted);
-    assert_eq!((std::fs::read(&secret).expect("read"), mode()), (b"secret".to_vec(), before));
+    assert!(same_name.exists());
 }
 
 #[test]

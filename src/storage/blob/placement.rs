@@ -25,7 +25,8 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::commit::Contents;
-use super::directory::{BlobDirectory, entries};
+use super::directory::BlobDirectory;
+use super::tree::Tree;
 use super::{BlobStorage, LOGGER, has_transaction, layout};
 use crate::ids::{Oid, Tid};
 use crate::storage::disk::io_error;
@@ -53,12 +54,13 @@ impl Placement {
             let _names = storage.directory.names.lock();
             for &(oid, tid) in contents.keys() {
                 let marker = marker(&storage.directory, oid, tid, storage.inner.last_transaction());
-                File::create(&marker).map_err(|source| io_error("create", &marker, source))?;
+                let made = storage.directory.tree.create_again(&marker, 0o666);
+                made.map_err(|source| io_error("create", &marker, source))?;
                 placement.markers.push(marker);
                 let object = storage.directory.object(oid);
                 readers.push(placement.make_directory(&object)?);
                 // Whoever made the directories for the first blob of an object need not have seen to it that they last.
-                if !has_revisions(&object)? {
+                if !has_revisions(&storage.directory.tree, &object)? {
                     placement.sync_later_above(&object);
                 }
                 placement.remove_orphan(oid, tid)?;
@@ -145,7 +147,7 @@ impl Placement {
 
     fn remove_markers(&mut self) {
         for marker in self.markers.drain(..) {
-            if let Err(error) = std::fs::remove_file(&marker) {
+            if let Err(error) = self.storage.directory.tree.remove(&marker) {
                 warn!(target: LOGGER, "{}: cannot be removed: {error}", marker.display());
             }
         }
@@ -167,16 +169,16 @@ impl Drop for Placement {
         }
         for directory in self.made_directories.drain(..).rev() {
             // One that is not empty any more is somebody else's, too.
-            let _ = std::fs::remove_dir(directory);
+            let _ = self.storage.directory.tree.remove_directory(&directory);
         }
         self.remove_markers();
     }
 }
 
 /// Whether any revision of an object has a file.
-fn has_revisions(object: &Path) -> Result<bool> {
-    for entry in entries(object)? {
-        if entry?.file_name().to_str().and_then(layout::tid_of).is_some() {
+fn has_revisions(tree: &Tree, object: &Path) -> Result<bool> {
+    for entry in tree.entries(object)? {
+        if entry?.name().and_then(layout::tid_of).is_some() {
             return Ok(true);
         }
     }
@@ -187,14 +189,14 @@ fn has_revisions(object: &Path) -> Result<bool> {
 pub(super) fn remove_pending(directory: &BlobDirectory, records: &Arc<dyn Storage>) -> Result<()> {
     let mut known = BTreeMap::new();
     let mut removed = 0_u64;
-    for entry in entries(&directory.temporary())? {
+    for entry in directory.tree.entries(&directory.temporary())? {
         let entry = entry?;
-        let Some((oid, tid, after)) = entry.file_name().to_str().and_then(ids) else {
+        let Some((oid, tid, after)) = entry.name().and_then(ids) else {
             continue;
         };
+        let marker = &entry.path;
         let file = directory.revision(oid, tid);
         let kept = |problem: &dyn std::fmt::Display| {
-            let marker = entry.path();
             warn!(
                 target: LOGGER,
                 "{}: kept, since it may be needed: {problem}. If it is not, remove it and {}",
@@ -207,12 +209,12 @@ pub(super) fn remove_pending(directory: &BlobDirectory, records: &Arc<dyn Storag
         };
         match records.load_serial(oid, tid) {
             Ok(_) => {}
-            Err(StorageError::NoSuchObject(_)) if !is_known && file.symlink_metadata().is_ok() => {
+            Err(StorageError::NoSuchObject(_)) if !is_known && directory.tree.identity(&file).is_ok() => {
                 kept(&format_args!("{} does not have the transaction {after} that came before", records.name()));
                 continue;
             }
             Err(StorageError::NoSuchObject(_)) => {
-                match std::fs::remove_file(&file) {
+                match directory.tree.remove(&file) {
                     Ok(()) => removed += 1,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => {
@@ -227,8 +229,8 @@ pub(super) fn remove_pending(directory: &BlobDirectory, records: &Arc<dyn Storag
                 continue;
             }
         }
-        if let Err(error) = std::fs::remove_file(entry.path()) {
-            warn!(target: LOGGER, "{}: cannot be removed: {error}", entry.path().display());
+        if let Err(error) = directory.tree.remove(marker) {
+            warn!(target: LOGGER, "{}: cannot be removed: {error}", marker.display());
         }
     }
     if removed > 0 {

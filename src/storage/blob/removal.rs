@@ -2,27 +2,33 @@
 //!
 //! The storage below names them while it copies what stays. They are written to `.removed`, which is durable before
 //! the packed data takes its place; only then they go. A server that is killed in between leaves the list, and the
-//! next start or pack works it off.
+//! next one works it off beside its other work, or before it packs.
 //!
 //! The first line says which database a list is of: it has the tid of a transaction. A storage without that transaction
 //! is another one, or an older state, and may lack what the list names for other reasons than a pack. Then nothing goes;
 //! nor does anything by a list without such a line, as Python's server leaves it (and never reads it again). A further
 //! line is the oid of an object that is gone as a whole, or the oid and the tid of a revision, in hex digits. Even so
 //! nothing goes that the storage still has.
+//!
+//! What each pack has added begins with a line that says whose the directory beside is: an earlier pack's, until that
+//! one's files have been removed from it, and then this pack's. So none of the two is taken for the other, whenever the
+//! server is killed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::directory::{BlobDirectory, STAGED, entries};
-use super::layout::{self, MARKER};
-use super::{BlobStorage, LOGGER, has_transaction};
+use super::directory::{BlobDirectory, STAGED};
+use super::kept::Kept;
+use super::layout;
+use super::tree::is_misleading;
+use super::{Beside, BlobStorage, LOGGER, has_transaction};
 use crate::ids::{Oid, Tid};
-use crate::storage::disk::{io_error, sync_directory_of, with_suffix};
+use crate::storage::disk::io_error;
 use crate::storage::{PackHost, PackPhase, PackProgress, Result, StorageError};
 
 const LIST: &str = ".removed";
@@ -32,6 +38,9 @@ const HEAD: &str = "zeolite, removed after ";
 
 /// Stands for the tid as long as the list is not complete.
 const INCOMPLETE: &str = "................";
+
+/// Whose the directory beside is. The second line takes the place of the first one.
+const BESIDE: [&str; 2] = ["beside: of an earlier pack", "beside: of this pack      "];
 
 /// Warnings about single files; what is more is only counted.
 const MOST_WARNINGS: u64 = 10;
@@ -71,12 +80,13 @@ impl<'a> RemovalList<'a> {
         match &mut self.file {
             Some(file) => Ok(file),
             none => {
-                let opened = OpenOptions::new().write(true).create(true).truncate(!self.goes_on).open(&self.path);
+                let tree = &self.storage.directory.tree;
+                let opened = if self.goes_on { tree.write(&self.path) } else { tree.create_again(&self.path, 0o666) };
                 let begun = opened.and_then(|mut file| {
                     self.earlier = file.seek(SeekFrom::End(0))?;
                     // The last line of an earlier list may not be whole.
                     let first = if self.earlier == 0 { head(&INCOMPLETE) } else { "\n".to_owned() };
-                    file.write_all(first.as_bytes())?;
+                    writeln!(file, "{first}{}", BESIDE[0])?;
                     Ok(BufWriter::new(file))
                 });
                 Ok(none.insert(begun.map_err(|source| io_error("open", &self.path, source))?))
@@ -95,7 +105,8 @@ impl<'a> RemovalList<'a> {
             file.sync_all()
         });
         written.map_err(|source| io_error("write", &self.path, source))?;
-        sync_directory_of(&self.path)
+        let directory = &self.storage.directory;
+        directory.tree.sync_directory(directory.path())
     }
 
     /// Nothing has been packed.
@@ -103,7 +114,7 @@ impl<'a> RemovalList<'a> {
         // Without what is not written yet.
         let Some((file, _)) = self.file.map(BufWriter::into_parts) else { return };
         if self.earlier == 0 {
-            remove_list(&self.path);
+            remove_list(&self.storage.directory, &self.path);
         } else if let Err(error) = file.set_len(self.earlier) {
             warn!(target: LOGGER, "{}: cannot be cut: {error}", self.path.display());
         }
@@ -140,50 +151,26 @@ impl PackHost for ListingHost<'_, '_> {
     }
 }
 
-/// Whether the directory beside, where a pack keeps what it removes, can have links to files of this one.
-pub(super) fn check_beside(directory: &BlobDirectory) -> Result<()> {
-    let base = directory.path();
-    let device = |path: &Path| path.metadata().map(|it| it.dev()).map_err(|source| io_error("examine", path, source));
-    let beside = base.parent().unwrap_or(base);
-    if device(base)? == device(beside)? {
-        return Ok(());
-    }
-    Err(StorageError::Refused(format!(
-        "{} is another file system than {}, so that a pack cannot keep blobs in {}; set pack-keep-old to false, or move \
-         the blobs to a directory below the mount point and change blob-dir",
-        base.display(),
-        beside.display(),
-        with_suffix(base, ".old").display()
-    )))
-}
-
 /// Removes what a pack has listed, right after it. Nothing here makes a pack fail.
 pub(super) fn remove_listed(storage: &BlobStorage, host: &mut dyn PackHost) {
-    let old = storage.keeps_old.then(|| with_suffix(storage.directory.path(), ".old"));
-    if let Some(old) = &old {
-        // What the pack before this one has kept. Now that this one is done, and not before.
-        match std::fs::remove_dir_all(old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(target: LOGGER, "{}: cannot be removed: {error}", old.display());
-            }
-            _ => {}
-        }
-    }
+    Removal::new(storage, true).run(&mut telling(host));
+}
+
+/// Works off a list that an earlier pack has left. Whether a list of this storage is still there.
+pub(super) fn remove_left_over(storage: &BlobStorage, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> bool {
+    Removal::new(storage, false).run(progress)
+}
+
+/// Tells a host now and then how far the removal is.
+pub(super) fn telling(host: &mut dyn PackHost) -> impl FnMut(u64, u64) -> Result<()> {
     let mut told: Option<Instant> = None;
-    let mut progress = |done, total| {
+    move |done, total| {
         if told.is_some_and(|told| told.elapsed() < PROGRESS_INTERVAL) {
             return Ok(());
         }
         told = Some(Instant::now());
         host.progress(PackProgress { phase: PackPhase::RemovingBlobs, done, total })
-    };
-    Removal::new(storage, old, true).run(&mut progress);
-}
-
-/// Works off a list that an earlier server has left. Whether a list of this storage is still there.
-pub(super) fn remove_left_over(storage: &BlobStorage) -> bool {
-    let old = storage.keeps_old.then(|| with_suffix(storage.directory.path(), ".old"));
-    Removal::new(storage, old, false).run(&mut |_, _| Ok(()))
+    }
 }
 
 /// How the work on a list ended.
@@ -193,30 +180,47 @@ enum Ended {
     NotOurs(String),
 }
 
+/// Where the file of a revision is after it has lost its name.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// There was none, or the storage has the revision.
+    Nothing,
+    /// Beside, to stay there.
+    Kept,
+    /// In `tmp`, to be removed.
+    Aside(PathBuf),
+}
+
 /// Working off a list. It may be done again after an interruption at any point.
 pub(super) struct Removal<'a> {
     storage: &'a BlobStorage,
     directory: &'a BlobDirectory,
-    /// Where what is removed is kept, together with what stays.
-    old: Option<PathBuf>,
+    /// Where what is removed may be kept, together with what stays.
+    beside: Option<Kept>,
+    /// Whether the list is of a pack that has just ended.
+    is_fresh: bool,
     /// Whether the storage was packed as the list says. Of a list that was left over this is not known before the storage
     /// turns out to have lost something that is on it.
     packed: bool,
+    /// Where the list says that the directory beside is an earlier pack's, if it is.
+    earlier: Option<u64>,
     removed: u64,
     problems: u64,
 }
 
 impl<'a> Removal<'a> {
-    pub fn new(storage: &'a BlobStorage, old: Option<PathBuf>, packed: bool) -> Self {
-        Self { storage, directory: &storage.directory, old, packed, removed: 0, problems: 0 }
+    pub fn new(storage: &'a BlobStorage, is_fresh: bool) -> Self {
+        let directory = &storage.directory;
+        let beside = (storage.beside != Beside::Untouched).then(|| Kept::beside(directory));
+        Self { storage, directory, beside, is_fresh, packed: is_fresh, earlier: None, removed: 0, problems: 0 }
     }
 
     /// Whether there is something left to do.
-    fn run(mut self, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> bool {
+    pub fn run(mut self, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> bool {
         let list = self.directory.path().join(LIST);
         let worked_off = match self.work_off(&list, progress) {
             Ok(Ended::Done) if self.problems == 0 => {
-                remove_list(&list);
+                remove_list(self.directory, &list);
                 true
             }
             Ok(Ended::Done) => {
@@ -236,6 +240,10 @@ impl<'a> Removal<'a> {
                 true
             }
             Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => true,
+            Err(StorageError::Refused(reason)) => {
+                info!(target: LOGGER, "{}: to be worked off later: {reason}", list.display());
+                false
+            }
             Err(error) => {
                 warn!(target: LOGGER, "{}: to be worked off later: {error}", list.display());
                 false
@@ -248,8 +256,11 @@ impl<'a> Removal<'a> {
     }
 
     fn work_off(&mut self, list: &Path, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Ended> {
-        let opened = File::open(list).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (total, file) = opened.map_err(|source| io_error("open", list, source))?;
+        let (file, metadata) = match self.directory.tree.open(list) {
+            Err(error) if is_misleading(&error) => return Ok(Ended::NotOurs("is no regular file".to_owned())),
+            opened => opened.map_err(|source| io_error("open", list, source))?,
+        };
+        let total = metadata.len();
         let mut lines = BufReader::new(file).split(b'\n');
         let first = lines.next().transpose().map_err(|source| io_error("read", list, source))?.unwrap_or_default();
         let Some(last) = std::str::from_utf8(&first).ok().and_then(|first| first.strip_prefix(HEAD)) else {
@@ -269,10 +280,18 @@ impl<'a> Removal<'a> {
         let mut done = first.len() as u64 + 1;
         for line in lines {
             let line = line.map_err(|source| io_error("read", list, source))?;
+            let go_on = &mut || progress(done, total);
             match parse(&line) {
                 _ if line.is_empty() => {}
-                Some((oid, Some(tid))) => self.remove(oid, tid),
-                Some((oid, None)) => self.revisions(oid).into_iter().for_each(|tid| self.remove(oid, tid)),
+                _ if line == BESIDE[0].as_bytes() => {
+                    (self.earlier, self.packed) = (Some(done), self.is_fresh);
+                    if self.packed {
+                        self.clear_beside(list, go_on)?;
+                    }
+                }
+                _ if line == BESIDE[1].as_bytes() => (self.earlier, self.packed) = (None, true),
+                Some((oid, Some(tid))) => self.remove(oid, tid, list, go_on)?,
+                Some((oid, None)) => self.remove_object(oid, list, go_on)?,
                 None => {
                     warn!(target: LOGGER, "{}: neither oid nor oid and tid: '{}'", list.display(), line.escape_ascii());
                 }
@@ -280,116 +299,104 @@ impl<'a> Removal<'a> {
             done += line.len() as u64 + 1;
             progress(done, total)?;
         }
-        if let Some(old) = self.old.clone().filter(|_| self.packed) {
-            self.keep_rest(&old, &mut || progress(total, total))?;
+        if let Some(kept) = self.kept().filter(|_| self.packed) {
+            kept.link_rest(self.directory, &mut || progress(total, total))?;
         }
         Ok(Ended::Done)
     }
 
-    /// The revisions of an object that have files.
-    fn revisions(&self, oid: Oid) -> Vec<Tid> {
-        let object = self.directory.object(oid);
-        let files = entries(&object).into_iter().flatten().flatten();
-        files.filter_map(|file| layout::tid_of(file.file_name().to_str()?)).collect()
+    /// Removes the revisions of an object that have files.
+    fn remove_object(&mut self, oid: Oid, list: &Path, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        match self.revisions(oid) {
+            Ok(revisions) => revisions.into_iter().try_for_each(|tid| self.remove(oid, tid, list, go_on))?,
+            Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.problem(&self.directory.object(oid), &error),
+        }
+        Ok(())
+    }
+
+    fn revisions(&self, oid: Oid) -> Result<Vec<Tid>> {
+        let files = self.directory.tree.entries(&self.directory.object(oid))?;
+        files.filter_map(|file| file.map(|file| layout::tid_of(file.name()?)).transpose()).collect()
     }
 
     /// Removes a revision if the storage has it no longer.
-    fn remove(&mut self, oid: Oid, tid: Tid) {
-        let path = self.directory.revision(oid, tid);
-        match self.take_away(oid, tid, &path) {
-            Ok(None) => {}
-            Ok(Some(taken)) => {
-                // Outside of the lock: with much content it takes long.
-                match if self.old.is_some() { Ok(()) } else { std::fs::remove_file(&taken) } {
-                    Ok(()) => self.removed += 1,
-                    Err(error) => self.problem(&taken, &error),
-                }
-            }
-            Err(error) => self.problem(&path, &error),
+    fn remove(&mut self, oid: Oid, tid: Tid, list: &Path, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        if self.earlier.is_some()
+            && matches!(self.storage.inner.load_serial(oid, tid), Err(StorageError::NoSuchObject(_)))
+        {
+            self.clear_beside(list, go_on)?;
         }
+        match self.take_away(oid, tid) {
+            Ok(Taken::Nothing) => {}
+            Ok(Taken::Kept) => self.removed += 1,
+            // Outside of the lock: with much content it takes long.
+            Ok(Taken::Aside(aside)) => match self.directory.tree.remove(&aside) {
+                Ok(()) => self.removed += 1,
+                Err(error) => self.problem(&aside, &error),
+            },
+            Err(error) => self.problem(&self.directory.revision(oid, tid), &error),
+        }
+        Ok(())
     }
 
-    /// Takes the name of a revision's file away, which is all that is done under the lock; where the file is then.
-    pub fn take_away(&mut self, oid: Oid, tid: Tid, path: &Path) -> Result<Option<PathBuf>> {
-        let there = path.symlink_metadata();
-        if there.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
-            return Err(io_error("remove", path, io::ErrorKind::IsADirectory.into()));
+    /// Removes what an earlier pack has kept, now that this one is done and not before. The list says when that is over.
+    fn clear_beside(&mut self, list: &Path, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let Some(position) = self.earlier.take() else { return Ok(()) };
+        let Some(beside) = &self.beside else { return Ok(()) };
+        match beside.clear(go_on) {
+            Err(error @ StorageError::Io { .. }) => warn!(target: LOGGER, "{error}"),
+            cleared => cleared?,
         }
-        let kept = self.kept(path);
-        let to = kept.unwrap_or_else(|| self.directory.temporary().join(format!("{STAGED}removed")));
+        let noted = self.directory.tree.write(list).and_then(|file| {
+            file.write_all_at(BESIDE[1].as_bytes(), position)?;
+            file.sync_data()
+        });
+        noted.map_err(|source| io_error("write", list, source))
+    }
+
+    /// Takes the name of a revision's file away, which is all that is done under the lock.
+    pub fn take_away(&mut self, oid: Oid, tid: Tid) -> Result<Taken> {
+        let path = self.directory.revision(oid, tid);
+        let tree = &self.directory.tree;
+        let refused = |source| io_error("remove", &path, source);
+        let is_there = match tree.is_directory(&path) {
+            Ok(true) => return Err(refused(io::ErrorKind::IsADirectory.into())),
+            Ok(false) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(refused(error)),
+        };
         // A transaction that is being finished has files that the storage does not know yet.
         let _names = self.directory.names.lock();
         match self.storage.inner.load_serial(oid, tid) {
             Err(StorageError::NoSuchObject(_)) => self.packed = true,
-            Ok(_) => return Ok(None),
+            Ok(_) => return Ok(Taken::Nothing),
             Err(error) => return Err(error),
         }
-        if let (Ok(_), Some(parent)) = (there, to.parent()) {
-            std::fs::create_dir_all(parent).map_err(|source| io_error("create", parent, source))?;
-        }
-        let renamed = match std::fs::rename(path, &to) {
-            Ok(()) => Ok(Some(to)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(io_error("remove", path, source)),
+        let taken = match self.kept() {
+            _ if !is_there => Ok(Taken::Nothing),
+            Some(kept) => kept.take(tree, &path).map(|()| Taken::Kept),
+            None => {
+                let aside = self.directory.temporary().join(format!("{STAGED}removed"));
+                tree.rename(&path, tree, &aside).map(|()| Taken::Aside(aside))
+            }
         };
         self.directory.prune(&self.directory.object(oid));
-        renamed
+        taken.map_err(refused)
     }
 
-    /// Where a file is kept.
-    fn kept(&self, path: &Path) -> Option<PathBuf> {
-        Some(self.old.as_ref()?.join(path.strip_prefix(self.directory.path()).ok()?))
-    }
-
-    /// Links the layout and all that stays, so that together with the old data file there is all that was.
-    fn keep_rest(&self, old: &Path, progress: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let mut failed = 0_u64;
-        let mut link = |path: &Path, kept: &Path| match link(path, kept) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                if failed == 0 {
-                    warn!(target: LOGGER, "{}: cannot be linked to {}: {error}", path.display(), kept.display());
-                }
-                failed += 1;
-            }
-            _ => {}
-        };
-        link(&self.directory.path().join(MARKER), &old.join(MARKER));
-        let mut directories = vec![self.directory.path().to_owned()];
-        while let Some(directory) = directories.pop() {
-            progress()?;
-            for entry in entries(&directory)? {
-                let entry = entry?;
-                let path = entry.path();
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    if path != self.directory.temporary() {
-                        directories.push(path);
-                    }
-                } else if entry.file_name().to_str().and_then(layout::tid_of).is_some()
-                    && let Some(kept) = self.kept(&path)
-                {
-                    link(&path, &kept);
-                }
-            }
-        }
-        if failed > 0 {
-            // To be tried again it would have to be now: later on there are other files.
-            warn!(target: LOGGER, "{}: without {failed} files that stay in the blob directory", old.display());
-        }
-        Ok(())
+    /// Where what is removed is kept, if it is.
+    fn kept(&self) -> Option<&Kept> {
+        self.beside.as_ref().filter(|_| self.storage.beside == Beside::Kept)
     }
 
     fn problem(&mut self, path: &Path, problem: &dyn std::fmt::Display) {
         self.problems += 1;
         if self.problems <= MOST_WARNINGS {
-            let aim = if self.old.is_some() { "kept beside the old data" } else { "removed" };
+            let aim = if self.kept().is_some() { "kept beside the old data" } else { "removed" };
             warn!(target: LOGGER, "{}: cannot be {aim}: {problem}", path.display());
         }
     }
-}
-
-fn link(path: &Path, kept: &Path) -> io::Result<()> {
-    kept.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-    std::fs::hard_link(path, kept)
 }
 
 /// The first line.
@@ -414,8 +421,8 @@ fn parse(line: &[u8]) -> Option<(Oid, Option<Tid>)> {
     }
 }
 
-fn remove_list(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
+fn remove_list(directory: &BlobDirectory, path: &Path) {
+    if let Err(error) = directory.tree.remove(path) {
         warn!(target: LOGGER, "{}: cannot be removed: {error}", path.display());
     }
 }

@@ -134,7 +134,6 @@ impl Drop for StagedBlob {
             warn!(target: LOGGER, "{}: the content of a blob that nobody wants cannot be removed: {error}",
                 self.path.display());
         }
-        self.tree.adopted.lock().remove(&self.path);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a blob directory is for its next start, and what a pack takes from it.
 
+mod beside;
+mod links;
 mod packed;
 
 use std::path::Path;
@@ -123,11 +125,14 @@ fn blobs_have_one_directory_only() {
 fn uploads_of_a_server_that_was_killed_are_swept() {
     let mut t = Bench::new(over_file);
     let left = staged(&t, b"left");
+    let upload = plant(&base(&t), OTHER, "0x01.tmp-");
+    let adopted = t.storage.blobs().expect("blobs").adopt(OTHER, "0x01.tmp-").expect("adopt");
     let foreign = base(&t).join("tmp/BUC1234");
     std::fs::write(&foreign, b"a client's").expect("write");
     let tid = store(&t, BLOB, Tid::ZERO, b"content");
     t.reopen();
     assert!(!left.path().exists());
+    assert!(!upload.exists() && !adopted.path().exists());
     assert!(foreign.exists());
     assert_eq!(content(&t, BLOB, tid).expect("content"), b"content");
 }

@@ -2,19 +2,27 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use super::removal::Taken;
 use super::*;
-use crate::storage::PackProgress;
 use crate::storage::battery::bench::Open;
 use crate::storage::disk::with_suffix;
+use crate::storage::{PackPhase, PackProgress};
 
 /// A host that counts.
 #[derive(Default)]
-struct Host {
+pub struct Host {
     told: Vec<(Oid, Tid, bool)>,
     sealed: Option<Vec<u8>>,
     list: PathBuf,
     stop: bool,
     stop_at_last_step: bool,
+}
+
+impl Host {
+    /// One that stops before anything is removed.
+    pub fn stopping() -> Self {
+        Self { stop: true, ..Self::default() }
+    }
 }
 
 impl PackHost for Host {
@@ -23,8 +31,9 @@ impl PackHost for Host {
         if self.stop_at_last_step { Err(StorageError::Refused("closing".to_owned())) } else { last_step() }
     }
 
-    fn progress(&mut self, _progress: PackProgress) -> Result<()> {
-        if self.stop { Err(StorageError::Refused("the server is closing".to_owned())) } else { Ok(()) }
+    fn progress(&mut self, progress: PackProgress) -> Result<()> {
+        let stop = self.stop && progress.phase == PackPhase::RemovingBlobs;
+        if stop { Err(StorageError::Refused("the server is closing".to_owned())) } else { Ok(()) }
     }
 
     fn blob_removed(&mut self, oid: Oid, tid: Tid, whole_object: bool) -> Result<()> {
@@ -46,8 +55,10 @@ fn the_list_is_complete_before_the_last_step() {
     assert!(std::fs::read(&list).expect("a list").starts_with(b"zeolite, removed after ................\n"));
     assert!(!listing.list.entered);
     listing.exclusively(&mut || Ok(())).expect("last step");
-    let expected =
-        format!("zeolite, removed after {}\n00000000000100020300000000000001\n0000000000020003\n", packed.tid);
+    let expected = format!(
+        "zeolite, removed after {}\nbeside: of an earlier pack\n00000000000100020300000000000001\n0000000000020003\n",
+        packed.tid
+    );
     assert_eq!(host.sealed.as_deref(), Some(expected.as_bytes()));
     assert_eq!(host.told, [(BLOB, GONE, false), (OTHER, GONE, true)]);
     assert!(removals.entered);
@@ -66,8 +77,8 @@ fn a_list_that_goes_on_keeps_its_lines() {
         listing.blob_removed(OTHER, packed.tid, false).expect("list");
         listing.exclusively(&mut || Ok(())).expect("last step");
         if is_packed {
-            let line = format!("\n{:016x}{}\n", OTHER.0, packed.tid);
-            assert_eq!(std::fs::read(&list).expect("a list"), [&before, line.as_bytes()].concat());
+            let lines = format!("\nbeside: of an earlier pack\n{:016x}{}\n", OTHER.0, packed.tid);
+            assert_eq!(std::fs::read(&list).expect("a list"), [&before, lines.as_bytes()].concat());
         } else {
             removals.discard();
             assert_eq!(std::fs::read(&list).expect("a list"), before);
@@ -91,15 +102,15 @@ fn a_pack_that_fails_early_leaves_no_list() {
 }
 
 /// What a pack leaves: two revisions of a blob, one of which is gone, and an object that is gone as a whole.
-struct Packed {
-    storage: BlobStorage,
-    tid: Tid,
-    gone: [PathBuf; 2],
-    home: TempDir,
+pub struct Packed {
+    pub storage: BlobStorage,
+    pub tid: Tid,
+    pub gone: [PathBuf; 2],
+    pub home: TempDir,
 }
 
 impl Packed {
-    fn new(pack_keep_old: bool) -> Self {
+    pub fn new(pack_keep_old: bool) -> Self {
         let home = TempDir::new().expect("make a directory");
         let file = Arc::new(FileStorage::open(&FileOptions::new(home.path().join("Data.fs"))).expect("open"));
         let options = Options { path: home.path().join("blobs"), create: false, pack_keep_old };
@@ -115,23 +126,28 @@ impl Packed {
         let base = &options.path;
         let gone = [plant(base, BLOB, "0x0300000000000001.blob"), plant(base, OTHER, "0x0300000000000001.blob")];
         let list = format!(
-            "zeolite, removed after {tid}\n{:016x}{GONE}\n\nnonsense\n{:016x}\n{:016x}{tid}\n",
+            "zeolite, removed after {tid}\nbeside: of an earlier pack\n{:016x}{GONE}\n\nnonsense\n{:016x}\n{:016x}{tid}\n",
             BLOB.0, OTHER.0, BLOB.0
         );
         std::fs::write(base.join(".removed"), list).expect("write");
         Self { storage, tid, gone, home }
     }
 
-    fn base(&self) -> PathBuf {
+    /// Whether a list is still there.
+    pub fn work_off(&self) -> bool {
+        removal::remove_left_over(&self.storage, &mut |_, _| Ok(()))
+    }
+
+    pub fn base(&self) -> PathBuf {
         self.home.path().join("blobs")
     }
 
-    fn kept(&self, path: &Path) -> PathBuf {
+    pub fn kept(&self, path: &Path) -> PathBuf {
         with_suffix(&self.base(), ".old").join(path.strip_prefix(self.base()).expect("inside"))
     }
 
     /// Only what the storage still has is there, in directories that are not empty.
-    fn check(&self) {
+    pub fn check(&self) {
         let left = files(&self.base());
         assert_eq!(left.keys().collect::<Vec<_>>(), [&self.storage.directory.revision(BLOB, self.tid)]);
         assert!(!self.base().join("0x00/0x00/0x00/0x00/0x00/0x02").exists());
@@ -167,10 +183,10 @@ fn removed_blobs_are_kept_with_links_to_the_rest() {
 fn an_interrupted_removal_is_taken_up_again() {
     for keep_old in [false, true] {
         let packed = Packed::new(keep_old);
-        removal::remove_listed(&packed.storage, &mut Host { stop: true, ..Host::default() });
+        removal::remove_listed(&packed.storage, &mut Host::stopping());
         assert!(packed.base().join(".removed").exists());
-        assert!(!packed.gone[0].exists() && packed.gone[1].exists(), "stopped after the first");
-        removal::remove_left_over(&packed.storage);
+        assert!(packed.gone[1].exists(), "stopped before that");
+        packed.work_off();
         packed.check();
         assert_eq!(packed.kept(&packed.gone[0]).exists(), keep_old);
         assert_eq!(packed.kept(&packed.gone[1]).exists(), keep_old);
@@ -186,7 +202,7 @@ fn a_list_of_what_the_storage_has_removes_nothing() {
         std::fs::remove_file(path).expect("remove");
     }
     std::fs::write(packed.base().join(".removed"), list).expect("write");
-    assert!(!removal::remove_left_over(&packed.storage));
+    assert!(!packed.work_off());
     assert!(packed.storage.directory.open_revision(BLOB, packed.tid).is_ok());
     assert!(!packed.base().join(".removed").exists());
     assert!(!with_suffix(&packed.base(), ".old").exists(), "nothing was packed");
@@ -209,6 +225,8 @@ fn a_list_is_worked_off_only_for_its_own_database() {
         let before = files(&packed.base());
         let options = Options { path: packed.base(), create: false, pack_keep_old: false };
         let storage = BlobStorage::open(other, &options).expect("open");
+        assert_eq!(files(&packed.base()), before, "{data}: no start waits for it");
+        storage.maintain().expect("housekeeping");
         assert_eq!(list.exists(), !is_own, "{data}");
         if is_own {
             assert!(packed.gone.iter().all(|path| !path.exists()));
@@ -226,7 +244,7 @@ fn lists_that_name_no_database_remove_nothing() {
         let packed = Packed::new(false);
         let lines = format!("{first}{:016x}{GONE}\n{:016x}\n", BLOB.0, OTHER.0);
         std::fs::write(packed.base().join(".removed"), lines).expect("write");
-        assert!(!removal::remove_left_over(&packed.storage), "the next pack may replace it");
+        assert!(!packed.work_off(), "the next pack may replace it");
         assert!(packed.gone.iter().all(|path| path.exists()));
         assert_eq!(packed.base().join(".removed").exists(), stays);
     }
@@ -276,16 +294,45 @@ fn a_mount_point_cannot_be_packed_with_keep_old() {
     std::fs::create_dir(home.path().join("plain")).expect("a directory");
     for (name, fits) in [("plain", true), ("mounted", false)] {
         let directory = BlobDirectory::open(&home.path().join(name), false, false).expect("open");
-        let checked = removal::check_beside(&directory);
+        let checked = kept::Kept::beside(&directory).check(&directory);
         assert_eq!(checked.is_ok(), fits, "{checked:?}");
         assert!(fits || checked.is_err_and(|problem| problem.to_string().contains("pack-keep-old")));
     }
+}
+
+/// Nor below a mount point of the same file system, which only root can make.
+#[test]
+fn a_bind_mount_cannot_be_packed_with_keep_old() {
+    struct Mounted<'a>(&'a Path);
+
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            std::process::Command::new("umount").arg(self.0).status().expect("run umount");
+        }
+    }
+
+    let home = TempDir::new().expect("make a directory");
+    let [blobs, elsewhere] = ["blobs", "elsewhere"].map(|name| home.path().join(name));
+    std::fs::create_dir(&blobs).expect("make a directory");
+    std::fs::create_dir(&elsewhere).expect("make a directory");
+    let mount = std::process::Command::new("mount").arg("--bind").args([&elsewhere, &blobs]).output();
+    if !mount.is_ok_and(|done| done.status.success()) {
+        return;
+    }
+    let _mounted = Mounted(&blobs);
+    let directory = BlobDirectory::open(&blobs, false, false).expect("open");
+    let checked = kept::Kept::beside(&directory).check(&directory);
+    assert!(checked.is_err_and(|problem| problem.to_string().contains("pack-keep-old")));
 }
 
 /// A finish that has named its files, but is not visible yet, keeps them: the removal waits for it.
 #[test]
 fn a_removal_waits_for_the_names() {
     let packed = Packed::new(false);
+    // The line of a blob is the first one of which the host is told.
+    let list = packed.base().join(".removed");
+    let lines = std::fs::read_to_string(&list).expect("a list");
+    std::fs::write(&list, lines.replace("beside: of an earlier pack\n", "")).expect("write");
     let names = packed.storage.directory.names.lock();
     std::thread::scope(|scope| {
         let (storage, (said, asked)) = (&packed.storage, std::sync::mpsc::channel());
@@ -304,8 +351,8 @@ fn a_removal_waits_for_the_names() {
 #[test]
 fn content_is_still_there_when_the_lock_is_free() {
     let packed = Packed::new(false);
-    let mut removal = removal::Removal::new(&packed.storage, None, true);
-    let taken = removal.take_away(BLOB, GONE, &packed.gone[0]).expect("taken").expect("was there");
+    let mut removal = removal::Removal::new(&packed.storage, true);
+    let Taken::Aside(taken) = removal.take_away(BLOB, GONE).expect("taken") else { panic!("it was there") };
     drop(packed.storage.directory.names.lock());
     assert!(!packed.gone[0].exists() && taken.exists());
     packed.storage.close().expect("close");
@@ -336,7 +383,7 @@ fn what_cannot_be_removed_stays_on_the_list() {
     assert!(!packed.gone[1].exists());
     assert!(packed.base().join(".removed").exists());
     std::fs::remove_dir_all(&packed.gone[0]).expect("remove");
-    removal::remove_left_over(&packed.storage);
+    packed.work_off();
     packed.check();
 }
 
