@@ -24,7 +24,6 @@ NEVER_RUN = frozenset(
 NOT_YET = frozenset(
     {
         "needs a Python class on the server",
-        "needs TLS",
         "needs another storage (demo, fan-out)",
     }
 )

@@ -12,7 +12,7 @@ tests = [
 ]
 
 [[exclude]]
-reason = "needs TLS"
+reason = "needs another storage (demo, fan-out)"
 tests = [
   "Secure.*",
 ]
@@ -32,7 +32,7 @@ def test_each_excluded_test_has_the_reason_of_its_pattern(files):
     expectations = Expectations(COLLECTED, *files)
     assert expectations.problems == []
     assert expectations.reasons["Storage.packAgain"] == "needs a Python class on the server"
-    assert expectations.reasons["Secure.load"] == "needs TLS"
+    assert expectations.reasons["Secure.load"] == "needs another storage (demo, fan-out)"
 
 
 def test_a_test_in_neither_file_is_a_problem(files):
@@ -42,7 +42,7 @@ def test_a_test_in_neither_file_is_a_problem(files):
 
 def test_a_listed_test_that_is_gone_is_a_problem(files):
     problems = Expectations(COLLECTED[1:], *files).problems
-    assert problems == ["excluded.toml: 'Secure.*' (needs TLS) excludes no test"]
+    assert problems == ["excluded.toml: 'Secure.*' (needs another storage (demo, fan-out)) excludes no test"]
     files[0].write_text("Storage.gone\nStorage.load\n")
     assert "passing.txt: no such test: Storage.gone" in Expectations(COLLECTED, *files).problems
 
@@ -60,7 +60,7 @@ def test_the_passing_list_is_sorted(files):
 
 
 def test_no_other_reason_is_accepted(files):
-    files[1].write_text(EXCLUDED.replace("needs TLS", "hard"))
+    files[1].write_text(EXCLUDED.replace("needs another storage (demo, fan-out)", "hard"))
     (problem,) = Expectations(COLLECTED, *files).problems
     assert "'hard'" in problem
 
