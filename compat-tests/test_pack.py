@@ -3,71 +3,22 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import random
 import time
 
 import pytest
-from ZODB.TimeStamp import TimeStamp
 
 import pack_records
 from clients import Clients, RemoteError, Worker
 from file_checks import python_accepts
 from history import nth_tid
 from ledger import differs
-from rawzeo import MAXTID, ROOT, Z64, Fault, RawClient, p64, registered
-from subject import Server, filestorage, section, wait_until
+from packs import KEY_ERROR, linked, moment, packer, refused, server_class, state, write
+from rawzeo import ROOT, Z64, Fault, RawClient, p64
+from subject import Server, filestorage, wait_until
 
-KEY_ERROR = "ZODB.POSException.POSKeyError"
 A, B, C, D = (p64(n) for n in range(1, 5))
 YEAR_S = 365 * 86400
-
-
-def linked(*oids: bytes) -> bytes:
-    """A record that refers to these objects; each time another one."""
-    record = pack_records.written_by_zodb(random.Random(), list(oids), [])
-    assert len(record) > 0
-    return record
-
-
-def moment(n: float) -> float:
-    """The time of the n-th transaction of `write`; n + 0.5 is after it and before the next."""
-    return TimeStamp(nth_tid(0)).timeTime() + 60 * n
-
-
-def write(client: RawClient, *transactions: dict[bytes, bytes]) -> list[bytes]:
-    """Transactions of oid -> record, a minute apart from the same morning on; their tids."""
-    tids: list[bytes] = []
-    serials: dict[bytes, bytes] = {}
-    for records in transactions:
-        stores = [(oid, serials.get(oid, Z64), data) for oid, data in records.items()]
-        tids.append(client.commit(*stores, tid=nth_tid(len(tids)), description=b"number %d" % len(tids)))
-        serials |= dict.fromkeys(records, tids[-1])
-    return tids
-
-
-def state(client: RawClient, oid: bytes, tid: bytes | None = None):
-    """The data of a revision or, without a tid, of now; None if it is not there."""
-    try:
-        return client.call("loadSerial", oid, tid) if tid else client.call("loadBefore", oid, MAXTID)[0]
-    except Fault as fault:
-        assert fault.class_name == KEY_ERROR
-        return None
-
-
-def packer(clients: Clients, server: Server, **options) -> Worker:
-    return clients.storage(server.address, **options)
-
-
-def refused(worker: Worker, *args) -> RemoteError:
-    with pytest.raises(RemoteError) as error:
-        worker.do("call", "pack", *args)
-    return error.value
-
-
-def server_class(error: RemoteError) -> str:
-    """The class that the server named, whether the client knows it or not."""
-    return error.remote_args[0] if error.name == "ServerException" else error.class_name
 
 
 def old_of(server: Server):
@@ -588,69 +539,3 @@ def test_partial_file_of_a_killed_pack(versions, raw):
     server.start()
     assert state(raw(server), A) is not None
     assert partial.exists() is differs("pack-leaves-partial-file")
-
-
-# MappingStorage
-
-
-@pytest.fixture
-def mapping(make_server):
-    return make_server([section("mappingstorage", "1")])
-
-
-def test_mapping_storage(mapping, raw, clients):
-    """Old revisions go as of the pack time; garbage is what nothing refers to now, in whatever revision is left."""
-    client = raw(mapping)
-    one, two = linked(), linked()
-    tids = [client.commit((ROOT, Z64, linked(A, B)), (A, Z64, one), (B, Z64, one))]
-    tids.append(client.commit((A, tids[0], two)))
-    tids.append(client.commit((ROOT, tids[0], linked(A))))
-    tids.append(client.commit((A, tids[1], one)))
-    times = [TimeStamp(tid).timeTime() for tid in tids]
-    stops = [sum(pair) / 2 for pair in itertools.pairwise(times)]
-    worker = packer(clients, mapping)
-    worker.do("call", "pack", stops[2])
-    assert [state(client, A, tid) for tid in (tids[0], tids[1], tids[3])] == [None, two, one]
-    assert state(client, B) is None
-    assert client.call("lastTransaction") == tids[3]
-    assert [(txn[0], txn[1]) for txn in worker.do("iterate")] == [(tids[1], " "), (tids[2], " "), (tids[3], " ")]
-    # Again to the same time, or to an earlier one: nothing.
-    worker.do("call", "pack", stops[2])
-    if differs("mapping-packs-no-earlier"):
-        mapping.log.allow("later time")
-        assert server_class(refused(worker, stops[1])) == "builtins.ValueError"
-    else:
-        worker.do("call", "pack", stops[1])
-    assert [state(client, A, tid) for tid in (tids[1], tids[3])] == [two, one]
-    worker.do("call", "pack", times[3] + 60)
-    assert [state(client, A, tid) for tid in (tids[1], tids[3])] == [None, one]
-    assert [txn[0] for txn in worker.do("iterate")] == tids[2:]
-    assert worker.do("call", "getSize") == client.call("get_info")["size"]
-
-
-def test_empty_mapping_storage(mapping, clients):
-    packer(clients, mapping).do("call", "pack", time.time())
-
-
-def test_mapping_storage_with_a_dangling_reference(mapping, raw, clients):
-    mapping.log.allow("KeyError", "refer")
-    client = raw(mapping)
-    root, one = linked(A, B), linked()
-    client.commit((ROOT, Z64, root), (A, Z64, one))
-    worker = packer(clients, mapping)
-    if differs("mapping-pack-loses-all"):
-        refused(worker, time.time() + 60)
-        assert state(client, ROOT) is None
-        return
-    worker.do("call", "pack", time.time() + 60)
-    assert (state(client, ROOT), state(client, A)) == (root, one)
-
-
-def test_application_on_a_mapping_storage(mapping, clients):
-    worker = clients.database(mapping.address)
-    worker.do("app_scenarios.make_trees", 300)
-    worker.do("app_scenarios.delete_from_trees", 0, 100)
-    worker.do("call", "pack")
-    assert worker.do("app_scenarios.read_trees") == (200, 200)
-    worker.do("app_scenarios.delete_from_trees", 100, 110)
-    assert worker.do("app_scenarios.read_trees") == (190, 190)

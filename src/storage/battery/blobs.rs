@@ -331,6 +331,8 @@ pub fn a_pack_takes_the_files_of_what_it_leaves_out(t: &mut Bench) {
     let later = store(t, BLOB, now, b"later");
     pack(t, now, false);
     assert_eq!(contents(t), [&b"now"[..], b"later"]);
-    pack(t, later, false);
+    store(t, OTHER, Tid::ZERO, b"garbage");
+    pack(t, t.storage.last_transaction(), true);
     assert_eq!(contents(t), [b"later"]);
+    assert_eq!(t.storage.current_tid(BLOB).expect("it is there"), later);
 }

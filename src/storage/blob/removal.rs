@@ -271,8 +271,9 @@ impl<'a> Removal<'a> {
             return Ok(Ended::Done);
         }
         let last = u64::from_str_radix(last, 16).map_or(Tid::ZERO, Tid);
-        // An error is no answer: the list stays for the next time.
-        if !has_transaction(&self.storage.inner, last)? {
+        // A fresh list is of this storage, which may have left out that very transaction: FileStorage does not, MappingStorage
+        // does. An error is no answer: the list stays for the next time.
+        if !self.is_fresh && !has_transaction(&self.storage.inner, last)? {
             let name = self.storage.inner.name();
             let reason = format!("is of a database with the transaction {last}, which {name} does not have");
             return Ok(Ended::NotOurs(reason));
