@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use tracing::warn;
 
 use super::tls::Holder;
 use crate::sync::Mutex;
@@ -62,10 +63,17 @@ impl Refusals {
         let mut said = self.0.lock();
         said.retain(|_, at| now.duration_since(*at) < REPEAT_INTERVAL);
         let key = (peer.to_owned(), what.to_owned());
-        if said.len() >= MOST_LINES || said.contains_key(&key) {
+        if said.len() > MOST_LINES || said.contains_key(&key) {
             return false;
         }
         said.insert(key, now);
+        if said.len() > MOST_LINES {
+            warn!(
+                target: "ZEO.asyncio.server",
+                "{MOST_LINES} different refusals within a minute: those that follow are not said until it is over"
+            );
+            return false;
+        }
         true
     }
 }
