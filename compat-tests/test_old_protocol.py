@@ -122,24 +122,45 @@ def test_zodb_3_7_looks_back_before_it_is_told_of_more(server, old, version):
     assert all(message.is_reply for message in client.received)
     client.call("get_info")
     # What it has asked for is not said again.
-    assert [message.args for message in client.received if message.name == "invalidateTransaction"] == [(fourth, [(oid, "")])]
+    assert client.calls("invalidateTransaction") == [(fourth, [(oid, "")])]
     fifth = writer.commit((oid, fourth, b"five"))
     assert client.invalidated(fifth) == [(oid, "")]
 
 
 @pytest.mark.parametrize("version", ["Z201", "Z303"])
-def test_zodb_3_7_is_told_before_its_verification_ends(server, old, version):
+def test_zodb_3_7_is_told_of_what_comes_while_it_verifies_all(server, old, version):
     writer = old("Z4")
-    oid = writer.new_oid()
-    first = writer.commit((oid, None, b"one"))
+    one, two = writer.new_oid(), writer.new_oid()
+    first = writer.commit((one, None, b"one"), (two, None, b"one"))
     client = old(version, register=False)
     client.call("register", "1", 0)
-    second = writer.commit((oid, first, b"two"))
+    client.call("lastTransaction")
+    second = writer.commit((one, first, b"two"))
+    client.async_("verify", one, "", first)
+    client.async_("verify", two, "", first)
+    client.call("lastTransaction")
+    third = writer.commit((two, first, b"three"))
     writer.sync()
     client.async_("endZeoVerify")
     client.call("get_info")
     said = [(message.name, message.args) for message in client.received if not message.is_reply]
-    assert said == [("invalidateTransaction", (second, [(oid, "")])), ("endVerify", ())]
+    assert said == [("invalidateVerify", ((one, ""),)), ("invalidateTransaction", (third, [(two, "")])), ("endVerify", ())]
+    assert second < third
+
+
+@pytest.mark.parametrize("version", ["Z201", "Z303"])
+def test_zodb_3_7_is_cut_off_if_it_looks_back_for_too_long(make_server, version):
+    server = make_server(invalidation_queue_size=2)
+    server.log.expect("missed more than the invalidation queue holds")
+    writer, client = OldClient(server.address, "Z4"), OldClient(server.address, version, register=False)
+    client.call("register", "1", 0)
+    client.call("lastTransaction")
+    oid, tid = writer.new_oid(), None
+    for _ in range(4):
+        tid = writer.commit((oid, tid, b"data"))
+    client.start("get_info")
+    client.wait_closed()
+    writer.close()
 
 
 def test_register_twice(server, old):
@@ -264,6 +285,7 @@ def fails_at_vote(client, txn, match):
 def test_what_failed_unanswered_is_said_at_the_vote(server, old):
     """Of the transaction that it was for, the first failure, and once in the log, however many follow."""
     server.log.expect("(async `storea`|`vote`) raised exception: .*TypeError")
+    before = len(server.log.text())
     client = old()
     oid = client.new_oid()
     txn = client.begin()
@@ -272,34 +294,47 @@ def test_what_failed_unanswered_is_said_at_the_vote(server, old):
     client.store(txn, oid, None, b"data")
     fails_at_vote(client, txn, "TypeError")
     assert client.call("tpc_finish", txn) is None
-    assert server.log.text().count("async `storea`") == 1, server.log.text()
+    assert server.log.text()[before:].count("async `storea`") == 1
     # The next one is another matter.
     client.commit((oid, None, b"data"))
 
 
 def test_a_beginning_that_failed_unanswered_is_said_at_the_vote(server, old):
     server.log.expect("(async `tpc_begin`|`vote`) raised exception")
+    before = len(server.log.text())
     client = old()
     client.async_("tpc_begin", 7, b"", b"", {}, p64(5), "c")
     for number in range(1, 50):
         client.store(7, p64(number), None, b"data")
     fails_at_vote(client, 7, "TypeError")
-    assert server.log.text().count("async `") == 1
+    assert server.log.text()[before:].count("async `") == 1
 
 
 def test_the_failures_of_others_do_not_matter(server, old):
-    server.log.expect("async `(storea|iterator_gc|getTid)` raised exception")
+    server.log.expect("async `(storea|tpc_begin|iterator_gc|getTid)` raised exception")
     client = old()
     oid = client.new_oid()
     txn = client.begin()
     client.store(txn, oid, None, b"data")
     client.store(txn + 1, oid, None, b"of another transaction")
+    client.async_("tpc_begin", txn + 2, b"", b"", {}, None, " ")
     client.async_("iterator_gc", "no number")
     client.async_("getTid", p64(1 << 50))
     assert client.call("vote", txn) is None
     assert client.serialnos()
     tid = client.call("tpc_finish", txn)
     assert client.call("loadBefore", oid, MAXTID) == (b"data", tid, None)
+
+
+def test_the_failures_of_others_hide_nothing(server, old):
+    server.log.expect("(async `storea`|`vote`) raised exception")
+    client = old()
+    one, two = client.new_oid(), client.new_oid()
+    txn = client.begin()
+    client.store(txn, one, None, b"data")
+    client.store(txn, two, None, 7)
+    client.store(txn + 1, one, None, b"of another transaction")
+    fails_at_vote(client, txn, "TypeError")
 
 
 def test_nothing_is_added_after_the_vote(server, old):

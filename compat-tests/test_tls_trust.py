@@ -157,6 +157,27 @@ def test_an_authority_that_has_none_below(make_server, files):
     refused(server, files.client(make("client", between), SERVER, between), "one too many")
 
 
+def test_who_may_not_sign_is_no_authority_in_between(make_server, files):
+    authority = make("authority", ca=True)
+    fit, unfit = (make(f"between {n}", authority, ca=True, uses=uses) for n, uses in enumerate([(), ("digital_signature",)]))
+    server = make_server(inner=files.ssl(SERVER, authority.pem))
+    assert connects(server, files.client(make("client", fit), SERVER, fit))
+    refused(server, files.client(make("client", unfit), SERVER, unfit), "may not sign others")
+
+
+def test_a_client_that_is_an_authority_itself(make_server, files):
+    """Signed by a CA that is there; and one that is there itself."""
+    authority = make("authority", ca=True)
+    mine, listed = make("client", authority, ca=True), make("listed", authority, ca=True)
+    server = make_server(inner=files.ssl(SERVER, authority.pem, listed.pem))
+    assert connects(server, files.client(listed, SERVER))
+    if differs("tls-authorities-are-no-clients"):
+        server.log.expect("TLS handshake with .* failed: .*of a CA itself")
+        assert not connects(server, files.client(mine, SERVER))
+    else:
+        assert connects(server, files.client(mine, SERVER))
+
+
 @pytest.mark.parametrize("kind", ["p521", "ed448"])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 def test_kinds_of_keys(make_server, files, kind, version):

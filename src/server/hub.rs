@@ -21,8 +21,8 @@
 //! may be older than what was announced meanwhile. Clients ask it only while they verify, and keep what
 //! comes meanwhile for later.
 //!
-//! Those of ZODB 3.7 do not. For them what is published after they have registered waits ([`Member::waiting`]) until they
-//! have looked back: what they have been told of by then in answer to their questions is left out.
+//! Those of ZODB 3.7 do not. They join only when they have looked back, and are told in that instant what was published after the
+//! last answer that they got ([`Hub::join_late`]).
 //!
 //! Locks are taken in this order: hub, storage, outbox.
 
@@ -30,7 +30,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::invalidation::{InvalidationQueue, Since};
-use super::outbox::{Closing, LIMIT_BYTES, Outbox};
+use super::outbox::Outbox;
 use crate::ids::{Oid, Tid};
 use crate::pickle::Value;
 use crate::sync::RwLock;
@@ -62,23 +62,6 @@ struct Shared {
 struct Member {
     outbox: Arc<Outbox>,
     dialect: Dialect,
-    /// Announcements that the client must not have yet; `None` as soon as it may.
-    waiting: Option<Vec<(Tid, Vec<u8>)>>,
-}
-
-impl Member {
-    /// Queues an announcement, or keeps it until the client may have it.
-    fn announce(&mut self, tid: Tid, frame: &[u8]) {
-        let Some(waiting) = &mut self.waiting else {
-            self.outbox.push(|out| out.extend_from_slice(frame));
-            return;
-        };
-        waiting.push((tid, frame.to_vec()));
-        if waiting.iter().map(|(_, frame)| frame.len()).sum::<usize>() > LIMIT_BYTES {
-            waiting.clear();
-            self.outbox.close(Closing::CannotFollow);
-        }
-    }
 }
 
 impl Hub {
@@ -88,28 +71,24 @@ impl Hub {
     }
 
     /// Subscribes a client to invalidations. `greet` runs in the same instant: every transaction that
-    /// it does not see will be announced; to a client that looks back first, when [`tell`](Self::tell) is called.
-    pub fn join(&self, id: ClientId, outbox: &Arc<Outbox>, dialect: Dialect, looks_back: bool, greet: impl FnOnce()) {
+    /// it does not see will be announced.
+    pub fn join(&self, id: ClientId, outbox: &Arc<Outbox>, dialect: Dialect, greet: impl FnOnce()) {
         let mut shared = self.shared.write();
-        let waiting = looks_back.then(Vec::new);
-        shared.clients.insert(id, Member { outbox: Arc::clone(outbox), dialect, waiting });
+        shared.clients.insert(id, Member { outbox: Arc::clone(outbox), dialect });
         greet();
     }
 
-    /// A client that looks back knows of everything up to `tid`.
-    pub fn knows(&self, id: ClientId, tid: Tid) {
-        if let Some(waiting) = self.shared.write().clients.get_mut(&id).and_then(|member| member.waiting.as_mut()) {
-            waiting.retain(|(announced, _)| *announced > tid);
+    /// Subscribes a client that knows of everything up to `tid`, and tells it what was written since. Answers whether that is
+    /// possible: the queue may not reach back that far.
+    #[must_use]
+    pub fn join_late(&self, id: ClientId, outbox: &Arc<Outbox>, dialect: Dialect, tid: Tid) -> bool {
+        let mut shared = self.shared.write();
+        let Since::Complete(newest, oids) = shared.queue.since(tid) else { return false };
+        if newest > tid {
+            outbox.push(|out| dialect.put_invalidate_transaction(out, newest, &oids));
         }
-    }
-
-    /// A client has looked back. What has waited is queued now.
-    pub fn tell(&self, id: ClientId) {
-        if let Some(member) = self.shared.write().clients.get_mut(&id) {
-            for (_, frame) in member.waiting.take().unwrap_or_default() {
-                member.outbox.push(|out| out.extend_from_slice(&frame));
-            }
-        }
+        shared.clients.insert(id, Member { outbox: Arc::clone(outbox), dialect });
+        true
     }
 
     /// Ends a subscription.
@@ -164,32 +143,25 @@ impl Hub {
         shared.epoch += 1;
         install();
         shared.queue.push(tid, Arc::clone(oids));
-        let put = |dialect: Dialect, frame: &mut Vec<u8>| dialect.put_invalidate_transaction(frame, tid, oids);
-        shared.for_all(Some(committer), put, |member, frame| member.announce(tid, frame));
+        shared.push_to_all(Some(committer), |dialect, frame| dialect.put_invalidate_transaction(frame, tid, oids));
         reply();
     }
 
     /// Calls `method` of every client. Its argument is computed in the same instant, so that nothing newer has been
     /// told before it.
     pub fn call_all(&self, method: &str, argument: impl FnOnce() -> Value) {
-        let mut shared = self.shared.write();
+        let shared = self.shared.read();
         let args = [argument()];
-        let put = |dialect: Dialect, frame: &mut Vec<u8>| dialect.put_call(frame, method, &args);
-        shared.for_all(None, put, |member, frame| member.outbox.push(|out| out.extend_from_slice(frame)));
+        shared.push_to_all(None, |dialect, frame| dialect.put_call(frame, method, &args));
     }
 }
 
 impl Shared {
-    /// Makes a frame for every client but one.
-    fn for_all(
-        &mut self,
-        except: Option<ClientId>,
-        put: impl Fn(Dialect, &mut Vec<u8>),
-        mut push: impl FnMut(&mut Member, &[u8]),
-    ) {
+    /// Queues a frame to every client but one.
+    fn push_to_all(&self, except: Option<ClientId>, put: impl Fn(Dialect, &mut Vec<u8>)) {
         // There are few dialects, so each frame is made once.
         let mut encoded: Vec<(Dialect, Vec<u8>)> = Vec::new();
-        for (id, member) in &mut self.clients {
+        for (id, member) in &self.clients {
             if Some(*id) == except {
                 continue;
             }
@@ -200,7 +172,8 @@ impl Shared {
                 encoded.push((member.dialect, frame));
                 encoded.len() - 1
             });
-            push(member, &encoded[index].1);
+            let frame = &encoded[index].1;
+            member.outbox.push(|out| out.extend_from_slice(frame));
         }
     }
 }

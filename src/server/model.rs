@@ -105,7 +105,7 @@ impl World {
     }
 
     fn join(&self, id: u64, outbox: &Arc<Outbox>) {
-        self.hub.join(ClientId(id), outbox, DIALECT, false, || put(outbox, "register", *self.object.0.read()));
+        self.hub.join(ClientId(id), outbox, DIALECT, || put(outbox, "register", *self.object.0.read()));
     }
 
     fn load(&self, outbox: &Outbox) {
@@ -191,6 +191,34 @@ fn whoever_registers_hears_of_everything_it_has_not_seen() {
         let Some(Heard::Registered(seen)) = all.first() else { panic!("registration comes first: {all:?}") };
         let announced: Vec<_> = all.iter().filter(|heard| matches!(heard, Heard::Invalidated(_))).copied().collect();
         assert_eq!(announced, (seen.0 + 1..=3).map(|tid| Heard::Invalidated(Tid(tid))).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn whoever_looks_back_first_hears_of_everything_after_that() {
+    explore(|| {
+        let world = World::new();
+        let (writer, late) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
+        world.join(1, &writer);
+        world.commit(1, &writer);
+        let commits = {
+            let (world, writer) = (Arc::clone(&world), Arc::clone(&writer));
+            shuttle::thread::spawn(move || (0..3).for_each(|_| world.commit(1, &writer)))
+        };
+        // As `lastTransaction` answers; then the first call that is no question of this kind.
+        let mut told = Tid(0);
+        world.hub.consistently(|| *world.object.0.read(), |tid| told = tid);
+        put(&late, "register", told);
+        assert!(world.hub.join_late(ClientId(2), &late, DIALECT, told), "the queue reaches back");
+        world.load(&late);
+        commits.join().expect("commits");
+        let all = heard(&late);
+        check(&all);
+        let announced: Vec<_> = all.iter().filter(|heard| matches!(heard, Heard::Invalidated(_))).copied().collect();
+        // What came before it joined is one announcement, of the newest.
+        let last = announced.last().copied().unwrap_or(Heard::Invalidated(told));
+        assert_eq!(last, Heard::Invalidated(Tid(4)), "{all:?}");
+        assert!(announced.is_sorted_by_key(|heard| format!("{heard:?}")), "{all:?}");
     });
 }
 

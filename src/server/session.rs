@@ -56,8 +56,8 @@ pub struct Session {
     /// Of what the client sends, once it has authenticated.
     incoming_mac: Option<RunningMac>,
     registration: Option<Registration>,
-    /// Whether the client still looks back, and is not told of what happens meanwhile.
-    looks_back: bool,
+    /// Set while the client finds out what it has missed, and must not be told of what happens meanwhile.
+    looking_back: Option<LookingBack>,
     pub(super) transaction: Transaction,
     pub(super) unanswered: Unanswered,
     pub(super) iterators: Iterators,
@@ -65,6 +65,13 @@ pub struct Session {
     pub(super) beside: JoinSet<Beside>,
     /// Requests that came while the transaction was being finished.
     parked: Vec<Request>,
+}
+
+/// What a client has been told of while it looks back.
+#[derive(Debug, Default)]
+struct LookingBack {
+    /// Of everything up to here, if it has asked.
+    told: Option<Tid>,
 }
 
 /// What a client has registered for.
@@ -149,7 +156,7 @@ impl Session {
             authenticate_until,
             incoming_mac: None,
             registration: None,
-            looks_back: false,
+            looking_back: None,
             transaction: Transaction::None,
             unanswered: Unanswered::default(),
             iterators: Iterators::default(),
@@ -193,9 +200,8 @@ impl Session {
         match self.registration.clone() {
             None => calls::dispatch_unregistered(self, &call, args),
             Some(registration) => {
-                if self.looks_back && !calls::looks_back(method) {
-                    self.looks_back = false;
-                    registration.served.hub.tell(self.id);
+                if !calls::looks_back(method) {
+                    self.join_late(&registration.served, method)?;
                 }
                 calls::dispatch(self, &registration, call, args)
             }
@@ -312,9 +318,12 @@ impl Session {
         };
         let served = Arc::clone(&registration.served);
         self.registration = Some(registration);
+        if self.dialect.must_look_back_in_peace() {
+            self.looking_back = Some(LookingBack::default());
+            return self.queue_answer(call, Ok(Value::None));
+        }
         let mut queued = Ok(());
-        self.looks_back = self.dialect.must_look_back_in_peace();
-        served.hub.join(self.id, &self.outbox, self.dialect, self.looks_back, || {
+        served.hub.join(self.id, &self.outbox, self.dialect, || {
             let newest =
                 if self.dialect.is_legacy() { Value::None } else { tid_value(served.storage.last_transaction()) };
             queued = self.queue_answer(call, Ok(newest));
@@ -389,9 +398,10 @@ impl Session {
     pub fn reply(&mut self, call: &Call, answer: Answer) -> Result<(), End> {
         if let (true, true, Err(fault)) = (call.is_async, self.dialect.is_legacy(), &answer) {
             // Parts of a blob do not say whose they are.
-            let current = self.transaction.id().filter(|_| calls::concerns_transaction(call.method.as_bytes()));
-            let transaction = call.transaction.as_ref().or(current);
-            let is_news = transaction.is_none_or(|transaction| self.unanswered.note(transaction, fault));
+            let current = self.transaction.id();
+            let part = current.filter(|_| calls::concerns_transaction(call.method.as_bytes()));
+            let named = call.transaction.as_ref().or(part);
+            let is_news = named.is_none_or(|named| self.unanswered.note(named, current, fault));
             self.say_unanswered(call, fault, is_news);
             return Ok(());
         }
@@ -454,31 +464,49 @@ impl Session {
     }
 
     /// Answers `getInvalidations` from the hub's queue.
-    pub fn reply_written_since(&self, served: &Served, call: &Call, tid: Tid) -> Result<(), End> {
-        let mut known = Tid::ZERO;
+    pub fn reply_written_since(&mut self, served: &Served, call: &Call, tid: Tid) -> Result<(), End> {
+        let mut known = None;
         served.hub.written_since(tid, |since| {
             let answer = match since {
                 Since::Complete(newest, oids) => {
-                    known = newest;
+                    known = Some(newest);
                     written(self.dialect, newest, oids.into_iter())
                 }
                 Since::TooOld => Value::None,
             };
             self.queue_answer(call, Ok(answer))
         })?;
-        self.knows(served, known);
+        if let Some(newest) = known {
+            self.knows(newest);
+        }
         Ok(())
     }
 
-    /// Whether the client still finds out what it has missed, and must not be told of more.
+    /// Whether the client still finds out what it has missed.
     pub(super) fn looks_back(&self) -> bool {
-        self.looks_back
+        self.looking_back.is_some()
     }
 
     /// A client that looks back has been told of everything up to `tid`.
-    pub(super) fn knows(&self, served: &Served, tid: Tid) {
-        if self.looks_back {
-            served.hub.knows(self.id, tid);
+    pub(super) fn knows(&mut self, tid: Tid) {
+        if let Some(looking_back) = &mut self.looking_back {
+            looking_back.told = Some(tid);
+        }
+    }
+
+    /// A client that has looked back calls something else.
+    fn join_late(&mut self, served: &Served, method: &str) -> Result<(), End> {
+        let Some(LookingBack { told }) = self.looking_back.take() else { return Ok(()) };
+        match told.filter(|_| !calls::verifies_all(method)) {
+            Some(tid) if !served.hub.join_late(self.id, &self.outbox, self.dialect, tid) => Err(End::Protocol(
+                "it has missed more than the invalidation queue holds, and has to verify its cache anew".to_owned(),
+            )),
+            Some(_) => Ok(()),
+            // It has nothing that could be old, or is about to ask for each object.
+            None => {
+                served.hub.join(self.id, &self.outbox, self.dialect, || ());
+                Ok(())
+            }
         }
     }
 

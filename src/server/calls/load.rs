@@ -81,7 +81,7 @@ pub fn last_transaction(session: &mut Session, served: &Served, call: &Call, arg
                 newest.set(storage.last_transaction());
                 Ok(tid_value(newest.get()))
             })?;
-            session.knows(served, newest.get());
+            session.knows(newest.get());
             Ok(())
         }
         Err(fault) => session.reply(call, Err(fault)),

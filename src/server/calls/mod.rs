@@ -120,6 +120,11 @@ pub fn looks_back(method: &str) -> bool {
     matches!(method, "lastTransaction" | "getInvalidations")
 }
 
+/// Whether a client goes on with the verification of all that it has, object by object.
+pub fn verifies_all(method: &str) -> bool {
+    matches!(method, "verify" | "zeoVerify" | "endZeoVerify")
+}
+
 /// Answers a call of a client that has not registered.
 pub fn dispatch_unregistered(session: &mut Session, call: &Call, args: Args) -> Result<(), End> {
     match call.method {

@@ -6,18 +6,21 @@
 use crate::pickle::Value;
 use crate::wire::fault::Fault;
 
-/// What failed first, of one transaction.
+/// What failed first, of one transaction: the client's current one, if something of that did.
 #[derive(Default)]
 pub struct Unanswered(Option<(Value, Fault)>);
 
 impl Unanswered {
-    /// A request for `transaction` failed; answers whether it is the first.
-    pub fn note(&mut self, transaction: &Value, fault: &Fault) -> bool {
-        let is_first = self.0.as_ref().is_none_or(|(known, _)| known != transaction);
-        if is_first {
-            self.0 = Some((transaction.clone(), fault.clone()));
+    /// A request for `transaction` failed, while `current` is the client's; answers whether it is the first of its transaction.
+    pub fn note(&mut self, transaction: &Value, current: Option<&Value>, fault: &Fault) -> bool {
+        match &self.0 {
+            Some((known, _)) if known == transaction => false,
+            Some((known, _)) if Some(known) == current => true,
+            _ => {
+                self.0 = Some((transaction.clone(), fault.clone()));
+                true
+            }
         }
-        is_first
     }
 
     /// What failed of `transaction`. From then on nothing is known of it.
@@ -56,12 +59,16 @@ mod tests {
         let (one, two) = (Value::Int(1), Value::Int(2));
         let fault = |text: &str| Fault::Value(text.to_owned());
         let mut unanswered = Unanswered::default();
-        assert!(unanswered.note(&one, &fault("first")));
-        assert!(!unanswered.note(&one, &fault("second")));
+        assert!(unanswered.note(&one, Some(&one), &fault("first")));
+        assert!(!unanswered.note(&one, Some(&one), &fault("second")));
+        assert!(unanswered.note(&two, Some(&one), &fault("of no transaction that there is")));
         assert_eq!(unanswered.take(&two), None);
         assert_eq!(unanswered.take(&one), Some(fault("first")));
         assert_eq!(unanswered.take(&one), None);
-        assert!(unanswered.note(&two, &fault("of another")));
+        assert!(unanswered.note(&two, None, &fault("of another")));
+        assert!(unanswered.note(&one, Some(&one), &fault("of the current one")));
+        assert_eq!(unanswered.take(&one), Some(fault("of the current one")));
+        assert!(unanswered.note(&two, None, &fault("of another")));
         unanswered.clear();
         assert_eq!(unanswered.take(&two), None);
     }

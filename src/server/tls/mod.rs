@@ -242,6 +242,13 @@ fn explained(error: &std::io::Error) -> String {
                 Some(webpki::Error::PathLenConstraintViolated) => {
                     "a CA between its certificate and `authenticate` is one too many, as one above it says".to_owned()
                 }
+                Some(webpki::Error::EndEntityUsedAsCa) => {
+                    "a certificate between its own and `authenticate` may not sign others".to_owned()
+                }
+                // Most strangers that have signed their own are of this kind.
+                Some(webpki::Error::CaUsedAsEndEntity) => "its certificate is not in `authenticate`, and of a CA \
+                     itself (CA:TRUE), which is accepted only if it is there"
+                    .to_owned(),
                 _ => format!("its certificate cannot be used: {reason}"),
             },
             other => format!("its certificate cannot be used: {other}"),

@@ -125,7 +125,12 @@ impl Trust {
         let is_valid = |authority: &&Authority| verify_validity(&authority.validity, now).is_ok();
         let valid: Vec<&Authority> = self.authorities.iter().filter(is_valid).collect();
         let anchors: Vec<TrustAnchor<'_>> = valid.iter().map(|authority| authority.anchor.clone()).collect();
-        let is_short = |path: &VerifiedPath<'_>| {
+        let is_fit = |path: &VerifiedPath<'_>| {
+            // webpki sees whether they are of CAs, and not what else they say of their use.
+            let mut links = path.intermediate_certificates();
+            if !links.all(|link| X509Certificate::from_der(&link.der()).is_ok_and(|(_, link)| may_sign(&link))) {
+                return Err(webpki::Error::EndEntityUsedAsCa);
+            }
             let between = path.intermediate_certificates().count();
             let allows = |most: u32| usize::try_from(most).is_ok_and(|most| between <= most);
             let mut same = valid.iter().filter(|authority| authority.anchor == *path.anchor());
@@ -153,7 +158,7 @@ impl Trust {
                 now,
                 webpki::KeyUsage::client_auth(),
                 revocation,
-                Some(&is_short),
+                Some(&is_fit),
             )
             .map(|_path| ())
             .map_err(certificate_error)
@@ -304,8 +309,7 @@ fn certificate_error(error: webpki::Error) -> CertificateError {
             }
         }
         webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
-        // A stranger that has signed its own certificate is no CA of ours either.
-        webpki::Error::UnknownIssuer | webpki::Error::CaUsedAsEndEntity => CertificateError::UnknownIssuer,
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         other => CertificateError::Other(OtherError(Arc::new(other))),
     }
 }
