@@ -40,10 +40,13 @@ def pytest_runtest_makereport(item: pytest.Item):
     report = yield
     if report.failed:
         item.stash[_FAILED] = True
+    if report.skipped:
+        item.stash[_SKIPPED] = True
     return report
 
 
 _FAILED = pytest.StashKey[bool]()
+_SKIPPED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -187,6 +190,8 @@ def generation_under_test(
     generation = Generation(request.param, client_pool, make_server, tmp_path)
     yield generation
     client_pool.end_test()
+    if request.node.stash.get(_SKIPPED, False):
+        return
     if request.node.stash.get(_FAILED, False):
         generation.outcome = "no"
     record(feature, request.param, request.node.name, generation.outcome)

@@ -37,6 +37,10 @@ def test_generations_see_each_others_commits(generation_under_test):
 
 @pytest.mark.timeout(DURATION_S + 240)
 def test_totals_are_exact_and_no_read_is_stale(make_server, client_processes):
+    """No update is lost, and no client ever reads what is older than what it has read or written itself.
+
+    That what others have committed is there in time, whoever they are, is held in test_ordering.py, message by message.
+    """
     skip_mixed()
     for name in ALL_GENERATIONS:
         need(name)

@@ -237,6 +237,16 @@ def test_an_address_is_named_once(tmp_path):
             assert "is named twice" in done.stderr
 
 
+def test_a_path_is_bound_once_however_it_is_spelled(tmp_path, socket_path):
+    skip_where_differs("several-listeners")
+    directory, name = os.path.split(socket_path)
+    other = f"{directory}/../{os.path.basename(directory)}/{name}"
+    done = _check(tmp_path, f"address {socket_path}\n<listener>\naddress {other}\nread-only true\n</listener>", "-t", "10")
+    assert done.returncode == 1
+    assert "in use" in done.stderr
+    assert not os.path.exists(socket_path)
+
+
 def test_networks_mean_nothing_for_a_path(tmp_path):
     skip_where_differs("several-listeners")
     done = _check(tmp_path, f"address 1\n<listener>\naddress {tmp_path}/s\nallow 127.0.0.1\n</listener>")
@@ -258,5 +268,11 @@ def test_nobody_packs_who_may_only_read(make_server):
     with pytest.raises(Fault, match="ReadOnlyError"):
         reader.call("pack", 4102444800.0, True)
     assert len(reader.call("history", Z64, 10)) == 2
+    # Where nobody may write, who came by another way may still pack, and this one not.
+    server.zeo["read_only"] = True
+    server.restart()
+    reader = registered(("127.0.0.1", port), read_only=True)
+    with pytest.raises(Fault, match="ReadOnlyError"):
+        reader.call("pack", 4102444800.0, True)
     registered(server.address, read_only=True).call("pack", 4102444800.0, True)
     assert len(reader.call("history", Z64, 10)) == 1

@@ -107,15 +107,15 @@ impl ServerSettings {
         self.listener.read_only
     }
 
-    /// All listeners, as they are to be: what `<zeo>` says for all of them is in each.
+    /// All listeners, as they are to be: what `<zeo>` says for all of them is in each, but that nobody may write.
     pub fn listeners(&self) -> Vec<ListenerSettings> {
         let whole = &self.listener;
-        let mut listeners = vec![whole.clone()];
-        listeners.extend(self.more_listeners.iter().map(|listener| ListenerSettings {
-            read_only: listener.read_only || whole.read_only,
-            msgpack: listener.msgpack.or(whole.msgpack),
-            ..listener.clone()
-        }));
+        let mut listeners = vec![ListenerSettings { read_only: false, ..whole.clone() }];
+        listeners.extend(
+            self.more_listeners
+                .iter()
+                .map(|listener| ListenerSettings { msgpack: listener.msgpack.or(whole.msgpack), ..listener.clone() }),
+        );
         listeners
     }
 }

@@ -64,11 +64,19 @@ struct Gate {
 }
 
 impl Listener {
-    /// Listens on every interface that the address of `options` names.
-    pub fn bind(options: &ListenerOptions) -> io::Result<Self> {
+    /// Listens on every interface that the address of `options` names. `others` listen already.
+    pub fn bind(options: &ListenerOptions, others: &[Self]) -> io::Result<Self> {
         let (address, sockets) = match &options.address {
             Address::Tcp { host, port } => bind_tcp(host, *port)?,
-            Address::Unix(path) => bind_unix(path)?,
+            Address::Unix(path) => {
+                // However the path is spelled: to remove the other's socket would give its place to the rights of this one.
+                if let Some(socket) = identity(path)
+                    && others.iter().filter_map(Self::unix_path).any(|other| identity(&other) == Some(socket))
+                {
+                    return Err(io::ErrorKind::AddrInUse.into());
+                }
+                bind_unix(path)?
+            }
         };
         let encoding = if options.msgpack { Encoding::Msgpack } else { Encoding::Pickle };
         let gate = Gate {
@@ -311,6 +319,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn bind_unix(path: &Path) -> io::Result<(Address, Vec<Socket>)> {
     remove_socket(path);
     Ok((Address::Unix(PathBuf::from(path)), vec![Socket::Unix(UnixListener::bind(path)?)]))
+}
+
+/// Tells one file from another.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Removes the socket that a server has left behind, and nothing but a socket.

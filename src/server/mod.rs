@@ -183,7 +183,7 @@ impl Server {
         }
         let mut listeners = Vec::with_capacity(options.listeners.len());
         for options in &options.listeners {
-            match Listener::bind(options) {
+            match Listener::bind(options, &listeners) {
                 Ok(listener) => listeners.push(listener),
                 Err(source) => {
                     listeners.iter().for_each(Listener::clean_up);

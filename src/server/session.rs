@@ -284,9 +284,9 @@ impl Session {
         End::Timeout(timeout.unwrap_or_default().as_secs_f64())
     }
 
-    /// Whether it is the way in or the certificate that lets this client only read, where the server lets others write.
+    /// Whether it is the way in or the certificate that lets this client only read.
     pub(super) fn is_kept_from_writing(&self) -> bool {
-        self.access.read_only && !self.server.read_only
+        self.access.read_only
     }
 
     /// `register(storage, read_only)`: the newest tid, or nothing for old clients, which ask for it next.

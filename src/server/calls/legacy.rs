@@ -42,22 +42,23 @@ pub fn load_current(session: &mut Session, served: &Served, call: &Call, mut arg
     })
 }
 
-/// `verify(oid, tid)`: calls `invalidateVerify` if that is not the current revision. `zeoVerify` is its older name.
+/// `verify(oid, tid)`: calls `invalidateVerify` if that is not the current revision, or if nobody can say. `zeoVerify` is its
+/// older name.
 pub fn verify(session: &mut Session, served: &Served, mut args: Args) -> Result<(), Fault> {
-    let (oid, cached) = (args.oid()?, args.optional_tid()?);
-    args.end()?;
-    let mut outcome = Ok(());
+    let oid = args.oid()?;
+    let cached = args.optional_tid().and_then(|cached| args.end().map(|()| cached));
+    let mut problem = None;
     served.hub.consistently(
         || served.storage.current_tid(oid),
-        |current| match current {
-            Ok(tid) if Some(tid) == cached => {}
-            Ok(_) | Err(StorageError::NoSuchObject(_)) => {
+        |current| {
+            let is_current = matches!((&current, &cached), (Ok(tid), Ok(Some(cached))) if tid == cached);
+            if !is_current {
                 session.outbox.push(|out| session.dialect.put_invalidate_verify(out, oid));
             }
-            Err(error) => outcome = Err(error.into()),
+            problem = current.err().filter(|error| !matches!(error, StorageError::NoSuchObject(_)));
         },
     );
-    outcome
+    problem.map_or(cached.map(|_| ()), |error| Err(error.into()))
 }
 
 /// `endZeoVerify()`: calls `endVerify`; the client waits for it.
