@@ -91,6 +91,9 @@ class Connection:
         self.sock: socket.socket = connect(address)
         self.methods: dict[str, str] = {}
         self.is_registered = False
+        # The newest transaction that it has been told of, and those that it has made itself.
+        self.announced = b""
+        self.own: set[bytes] = set()
         self._frames: queue.Queue[bytes | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -205,6 +208,7 @@ class Player:
                 self.complaints += skipped
                 raise
             ours = self._decoded(ours_frame)
+            self._watch(number, connection, ours)
             attempt = self._bindings.copy()
             out_of_order = differences("message", *_heads(recorded, ours), attempt, self._rules)
             unlike = out_of_order + differences(path, recorded.args, ours.args, attempt, self._rules)
@@ -220,6 +224,17 @@ class Player:
             self.complaints += unlike
             return True
 
+    def _watch(self, number: int, connection: Connection, ours: Message) -> None:
+        """Also what may come besides is of others, and in order."""
+        if ours.name == "invalidateTransaction":
+            tid = ours.args.items[0].value
+            if tid <= connection.announced or tid in connection.own:
+                self.complaints.append(f"connection {number}: told of {tid.hex()} after {connection.announced.hex()}, or its own")
+            connection.announced = tid
+        elif ours.name == REPLY and connection.methods.get(shown(ours.msgid)) == "tpc_finish":
+            if isinstance(ours.args, Scalar) and isinstance(ours.args.value, bytes):
+                connection.own.add(ours.args.value)
+
     def _decoded(self, received: bytes) -> Message:
         if self.transcript.is_python_2 and not is_for_python_2(received):
             self.complaints.append(f"Python 2 cannot read {received[:100]!r}")
@@ -234,6 +249,7 @@ class Player:
             if connection.is_registered:
                 connection.send(_sync_call(self.transcript.is_python_2))
                 while (ours := self._decoded(connection.receive())).msgid.value != SYNC_MSGID:
+                    self._watch(number, connection, ours)
                     if not self._may_come(ours):
                         self.complaints.append(f"connection {number}: not recorded: {shown(ours.whole)}")
         except Silence as silence:
