@@ -13,11 +13,10 @@ def test_blobs_go_up_and_come_down(generation_under_test, tmp_path):
     if generation_under_test.lacks("storeBlob"):
         return
     server = generation_under_test.server(blobs=True)
-    writer, reader = (
-        generation_under_test.database(server, blob_dir=str(tmp_path / name)) for name in ("writer", "reader")
-    )
+    writer = generation_under_test.database(server, blob_dir=str(tmp_path / "writer"))
     for key, size in BLOB_SIZES.items():
         writer.do("put_blob", key, size)
+    reader = generation_under_test.database(server, blob_dir=str(tmp_path / "reader"))
     for client in (writer, reader):
         assert {key: client.do("blob_is", key, size) for key, size in BLOB_SIZES.items()} == dict.fromkeys(BLOB_SIZES, True)
 
@@ -28,9 +27,10 @@ def test_blobs_in_a_shared_directory(generation_under_test):
         return
     server = generation_under_test.server(blobs=True)
     shared = {"blob_dir": str(server.blob_dir), "shared_blob_dir": True}
-    writer, reader = (generation_under_test.database(server, **shared) for _ in range(2))
+    writer = generation_under_test.database(server, **shared)
     for key, size in BLOB_SIZES.items():
         writer.do("put_blob", key, size)
+    reader = generation_under_test.database(server, **shared)
     assert {key: reader.do("blob_is", key, size) for key, size in BLOB_SIZES.items()} == dict.fromkeys(BLOB_SIZES, True)
 
 

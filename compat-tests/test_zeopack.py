@@ -10,11 +10,12 @@ import select
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 
 from fakezeo import Fake
-from ledger import skip_where_differs
+from ledger import differs, skip_where_differs
 from rawzeo import ROOT, Z64, record, registered
 from subject import PATIENCE_S, SUBJECT, filestorage, free_port, wait_until, zeopack_command
 
@@ -283,7 +284,12 @@ def test_ctrl_c_leaves_the_pack_to_the_server():
         fake.silent.add("pack")
         process = start(spec(fake.address))
         wait_until(lambda: fake.asked("pack"), "the pack is asked for")
-        process.send_signal(signal.SIGINT)
+        # Python raises an exception where the signal strikes. Now and then that is where nobody hears of it; ours gets one.
+        for _ in range(5 if differs("zeopack-no-progress") else 1):
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE_S / 5)
+                break
         code, _, err = finish(process)
         assert code == 1
         skip_where_differs("zeopack-no-progress")
