@@ -155,6 +155,12 @@ def test_zodb_3_7_is_cut_off_if_it_looks_back_for_too_long(make_server, version)
     writer, client = OldClient(server.address, "Z4"), OldClient(server.address, version, register=False)
     client.call("register", "1", 0)
     client.call("lastTransaction")
+    # Where there is nothing yet, nothing can be missed.
+    other = OldClient(server.address, version, register=False)
+    other.call("register", "1", 0)
+    assert other.call("lastTransaction") == Z64
+    other.call("get_info")
+    other.close()
     oid, tid = writer.new_oid(), None
     for _ in range(4):
         tid = writer.commit((oid, tid, b"data"))

@@ -83,9 +83,13 @@ impl Hub {
     #[must_use]
     pub fn join_late(&self, id: ClientId, outbox: &Arc<Outbox>, dialect: Dialect, tid: Tid) -> bool {
         let mut shared = self.shared.write();
-        let Since::Complete(newest, oids) = shared.queue.since(tid) else { return false };
-        if newest > tid {
-            outbox.push(|out| dialect.put_invalidate_transaction(out, newest, &oids));
+        match shared.queue.since(tid) {
+            Since::Complete(newest, oids) if newest > tid => {
+                outbox.push(|out| dialect.put_invalidate_transaction(out, newest, &oids));
+            }
+            Since::TooOld if !shared.queue.is_empty() => return false,
+            // Nothing was written since, or ever.
+            _ => {}
         }
         shared.clients.insert(id, Member { outbox: Arc::clone(outbox), dialect });
         true

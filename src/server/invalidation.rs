@@ -32,6 +32,11 @@ impl InvalidationQueue {
         queue
     }
 
+    /// Whether no transaction is known at all.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Adds the newest transaction, at the price of the oldest.
     pub fn push(&mut self, tid: Tid, oids: Arc<[Oid]>) {
         if self.entries.len() == self.bound {
